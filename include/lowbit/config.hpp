@@ -1,0 +1,117 @@
+// config.hpp: what the compiler must be, and the macros that keep header-only code safe. Layer L0.
+//
+// Invariants:
+//  * Nothing here depends on what the consumer's flags allow for *which code exists*; only
+//    LOWBIT_ABI_NAMESPACE records those flags, so that two translation units that are built for
+//    different instruction sets never share an inline function (the linker would keep either one).
+//  * Every macro of the library starts with LOWBIT_.
+#pragma once
+
+#include <bit>
+
+#include "lowbit/version.hpp"
+
+#if !defined(__cplusplus) || __cplusplus < 202002L
+#error "lowbit needs C++20 (-std=c++20)"
+#endif
+
+#if defined(__FAST_MATH__)
+#error \
+    "lowbit must not be built with -ffast-math: NaN checks and reproducible rounding rely on IEEE"
+#endif
+
+#if defined(__x86_64__)
+#define LOWBIT_X86_64 1
+#else
+#define LOWBIT_X86_64 0
+#endif
+
+#if defined(__aarch64__)
+#define LOWBIT_AARCH64 1
+#else
+#define LOWBIT_AARCH64 0
+#endif
+
+#if defined(__cpp_exceptions)
+#define LOWBIT_EXCEPTIONS 1
+#else
+#define LOWBIT_EXCEPTIONS 0
+#endif
+
+// Target regions: code between BEGIN and END may use the named features whatever the consumer's
+// flags are. A region (unlike a function attribute) also reaches lambdas. It must contain no class
+// and no standard include.
+#define LOWBIT_DETAIL_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define LOWBIT_TARGET_BEGIN(features) \
+  LOWBIT_DETAIL_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define LOWBIT_TARGET_END LOWBIT_DETAIL_PRAGMA(clang attribute pop)
+#else
+#define LOWBIT_TARGET_BEGIN(features) \
+  LOWBIT_DETAIL_PRAGMA(GCC push_options) LOWBIT_DETAIL_PRAGMA(GCC target(features))
+#define LOWBIT_TARGET_END LOWBIT_DETAIL_PRAGMA(GCC pop_options)
+#endif
+
+// LOWBIT_ABI_NAMESPACE: an inline namespace that spells the version, whether exceptions are on, and
+// the instruction sets that the consumer's flags allow. One letter per feature that is on:
+// e = exceptions; s = SSE4.2/POPCNT, a = AVX, f = FMA, b = AVX2, w = AVX-512 (any), v = AVX-512
+// popcount/VNNI group, d = NEON dot product, i = NEON int8 matrix product.
+#if LOWBIT_EXCEPTIONS
+#define LOWBIT_DETAIL_TAG_E e
+#else
+#define LOWBIT_DETAIL_TAG_E
+#endif
+#if defined(__SSE4_2__) || defined(__SSE4_1__) || defined(__SSSE3__) || defined(__POPCNT__)
+#define LOWBIT_DETAIL_TAG_S s
+#else
+#define LOWBIT_DETAIL_TAG_S
+#endif
+#if defined(__AVX__)
+#define LOWBIT_DETAIL_TAG_A a
+#else
+#define LOWBIT_DETAIL_TAG_A
+#endif
+#if defined(__FMA__)
+#define LOWBIT_DETAIL_TAG_F f
+#else
+#define LOWBIT_DETAIL_TAG_F
+#endif
+#if defined(__AVX2__) || defined(__BMI2__) || defined(__F16C__)
+#define LOWBIT_DETAIL_TAG_B b
+#else
+#define LOWBIT_DETAIL_TAG_B
+#endif
+#if defined(__AVX512F__)
+#define LOWBIT_DETAIL_TAG_W w
+#else
+#define LOWBIT_DETAIL_TAG_W
+#endif
+#if defined(__AVX512VPOPCNTDQ__) || defined(__AVX512VNNI__) || defined(__AVXVNNI__) || \
+    defined(__AVX512BITALG__)
+#define LOWBIT_DETAIL_TAG_V v
+#else
+#define LOWBIT_DETAIL_TAG_V
+#endif
+#if defined(__ARM_FEATURE_DOTPROD)
+#define LOWBIT_DETAIL_TAG_D d
+#else
+#define LOWBIT_DETAIL_TAG_D
+#endif
+#if defined(__ARM_FEATURE_MATMUL_INT8) || defined(__ARM_FEATURE_SVE)
+#define LOWBIT_DETAIL_TAG_I i
+#else
+#define LOWBIT_DETAIL_TAG_I
+#endif
+
+#define LOWBIT_DETAIL_JOIN_(major, minor, t1, t2, t3, t4, t5, t6, t7, t8, t9) \
+  v##major##_##minor##_##t1##t2##t3##t4##t5##t6##t7##t8##t9
+#define LOWBIT_DETAIL_JOIN(...) LOWBIT_DETAIL_JOIN_(__VA_ARGS__)
+#define LOWBIT_ABI_NAMESPACE                                                          \
+  LOWBIT_DETAIL_JOIN(LOWBIT_VERSION_MAJOR, LOWBIT_VERSION_MINOR, LOWBIT_DETAIL_TAG_E, \
+                     LOWBIT_DETAIL_TAG_S, LOWBIT_DETAIL_TAG_A, LOWBIT_DETAIL_TAG_F,   \
+                     LOWBIT_DETAIL_TAG_B, LOWBIT_DETAIL_TAG_W, LOWBIT_DETAIL_TAG_V,   \
+                     LOWBIT_DETAIL_TAG_D, LOWBIT_DETAIL_TAG_I)
+
+// The canonical layout is little-endian; a big-endian port would have to swap on load and store.
+static_assert(std::endian::native == std::endian::little,
+              "lowbit supports little-endian CPUs only");

@@ -1,0 +1,199 @@
+// formats/uniform/range_fit.hpp: how the scale (and zero point or offset) of a group is chosen.
+// Layer L3.
+//
+//   min_max     the grid spans the least and the greatest value
+//   percentile  the grid spans the central `percentile` % of the values, the rest is clipped
+//   least_mse   search for the least sum of h (x - x̂)²: shrink the min-max range step by step, then
+//               alternate {nearest codes, least-squares levels} from the best of them
+//
+// Sign grids have no range: their scale is always the least-squares one, mean |x|.
+//
+// Every candidate is judged with its scale and offset as they will be stored, and only an
+// improvement replaces what is there, so least_mse is never worse than min_max.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <span>
+#include <vector>
+
+#include "lowbit/core/affine.hpp"
+#include "lowbit/layout/scale_matrix.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
+
+namespace formats {
+enum class range_method : std::uint8_t { min_max, percentile, least_mse };
+}
+template <>
+inline constexpr std::string_view enum_names<formats::range_method>[] = {"min_max", "percentile",
+                                                                         "least_mse"};
+namespace formats {
+
+struct range_fit {
+  range_method method = range_method::min_max;
+  double percentile = 99.9;  ///< read for method percentile only
+
+  /// Levels for the values x (finite) with importance h (empty, or one weight >= 0 per value),
+  /// their scale and offset rounded to `type`. The scale is infinite if it overflows the type.
+  [[nodiscard]] affine_levels levels(const affine_grid& grid, scale_type type,
+                                     std::span<const float> x, std::span<const float> h) const {
+    const bool no_importance =
+        std::all_of(h.begin(), h.end(), [](float weight) { return weight == 0.0F; });
+    if (no_importance) h = {};
+    if (grid.is_sign()) return {.scale = layout::round_to(type, mean_magnitude(x, h))};
+    switch (method) {
+      case range_method::min_max: break;
+      case range_method::percentile: return span_range(grid, type, percentile_range(grid, x));
+      case range_method::least_mse: return search(grid, type, x, h);
+    }
+    return span_range(grid, type, find_range(x));
+  }
+
+ private:
+  static constexpr int shrink_parts = 20;    ///< the search shrinks by a twentieth of the range
+  static constexpr int smallest_shrink = 4;  ///< down to a fifth of it
+  static constexpr int refine_rounds = 5;
+
+  [[nodiscard]] static affine_levels span_range(const affine_grid& grid, scale_type type,
+                                                value_range range) noexcept {
+    affine_levels levels = levels_for_range(grid, range);
+    levels.scale = layout::round_to(type, levels.scale);
+    levels.offset = layout::round_to(type, levels.offset);
+    if (grid.kind == symmetry::asymmetric) {
+      levels.zero_point = zero_point_for(grid, range, levels.scale);
+    }
+    return levels;
+  }
+
+  /// The value below which a share p of the sorted values lies, interpolated between neighbours.
+  [[nodiscard]] static float quantile(std::vector<float>& values, double p) {
+    // An explicit fma, so that no compiler fuses the product with the difference below.
+    const double position = std::fma(p, static_cast<double>(values.size() - 1), 0.0);
+    const auto below = static_cast<std::ptrdiff_t>(position);
+    const double share = position - static_cast<double>(below);
+    const auto at = values.begin() + below;
+    std::nth_element(values.begin(), at, values.end());
+    const auto next = at + 1 == values.end() ? at : std::min_element(at + 1, values.end());
+    return static_cast<float>(std::fma(share, static_cast<double>(*next) - static_cast<double>(*at),
+                                       static_cast<double>(*at)));
+  }
+
+  [[nodiscard]] value_range percentile_range(const affine_grid& grid,
+                                             std::span<const float> x) const {
+    if (x.empty()) return {};
+    std::vector<float> values(x.begin(), x.end());
+    const double kept = percentile / 100.0;
+    if (grid.kind == symmetry::symmetric) {
+      for (float& v : values) v = std::fabs(v);
+      return {0.0F, quantile(values, kept)};
+    }
+    const float low = quantile(values, (1.0 - kept) / 2.0);
+    return {low, quantile(values, (1.0 + kept) / 2.0)};
+  }
+
+  /// The range times part / shrink_parts. The products are rounded from double, where they are
+  /// exact, because a float product could be fused with the difference that its user takes.
+  [[nodiscard]] static value_range shrink(value_range range, int part) noexcept {
+    const double share = static_cast<double>(static_cast<float>(part) / float{shrink_parts});
+    return {static_cast<float>(static_cast<double>(range.low) * share),
+            static_cast<float>(static_cast<double>(range.high) * share)};
+  }
+
+  /// Scratch of one search: the codes under trial.
+  using code_buffer = std::vector<std::uint8_t>;
+
+  /// sum of h (x - x̂)² with the nearest codes, which it leaves in `codes`. Every product below is
+  /// one of two floats, exact in double, so that no compiler can change the sum by fusing it.
+  [[nodiscard]] static double nearest_error(const affine_grid& grid, const affine_levels& levels,
+                                            std::span<const float> x, std::span<const float> h,
+                                            code_buffer& codes) {
+    encode(grid, levels, x, codes.data());
+    std::array<float, 256> values;
+    const unsigned count = 1U << grid.bits;
+    for (unsigned u = 0; u < count; ++u) values[u] = decode(grid, levels, u);
+    double sum = 0.0;
+    for (index_t i = 0; i < x.size(); ++i) {
+      const float e = x[i] - values[codes[i]];
+      if (h.empty()) {
+        sum += static_cast<double>(e) * static_cast<double>(e);
+      } else {
+        sum += static_cast<double>(h[i]) * static_cast<double>(e * e);
+      }
+    }
+    return sum;
+  }
+
+  /// Least-squares scale (and offset) for the codes in `codes`, unrounded. Sums over u and u² are
+  /// weighted by h; a degenerate system keeps the old levels.
+  [[nodiscard]] static affine_levels least_squares(const affine_grid& grid,
+                                                   const affine_levels& old,
+                                                   std::span<const float> x,
+                                                   std::span<const float> h,
+                                                   const code_buffer& codes) {
+    const bool has_offset = grid.kind == symmetry::offset;
+    const int zero = has_offset                         ? 0
+                     : grid.kind == symmetry::symmetric ? grid.symmetric_zero()
+                                                        : old.zero_point;
+    double s1 = 0.0;
+    double su = 0.0;
+    double suu = 0.0;
+    double sx = 0.0;
+    double sxu = 0.0;
+    for (index_t i = 0; i < x.size(); ++i) {
+      // Weights and values are floats, u fits 9 bits, so h*u and h*u*u are exact in double; x*h is
+      // too, and its product with u is fused on purpose.
+      const double weight = h.empty() ? 1.0 : static_cast<double>(h[i]);
+      const double u = static_cast<double>(static_cast<int>(codes[i]) - zero);
+      const double hx = weight * static_cast<double>(x[i]);
+      s1 += weight;
+      su += weight * u;
+      suu += weight * (u * u);
+      sx += hx;
+      sxu = std::fma(hx, u, sxu);
+    }
+    affine_levels levels = old;
+    if (has_offset) {
+      const double det = std::fma(s1, suu, -(su * su));
+      if (!(det > 0.0)) return old;
+      const double scale = std::fma(s1, sxu, -(su * sx)) / det;
+      levels.scale = static_cast<float>(scale);
+      levels.offset = static_cast<float>(std::fma(-scale, su, sx) / s1);
+    } else {
+      if (!(suu > 0.0)) return old;
+      levels.scale = static_cast<float>(sxu / suu);
+    }
+    return levels.scale > 0.0F ? levels : old;
+  }
+
+  [[nodiscard]] static affine_levels search(const affine_grid& grid, scale_type type,
+                                            std::span<const float> x, std::span<const float> h) {
+    code_buffer codes(x.size());
+    const value_range full = find_range(x);
+    affine_levels best = span_range(grid, type, full);
+    if (best.scale == 0.0F || !std::isfinite(best.scale)) return best;
+    double best_error = nearest_error(grid, best, x, h, codes);
+    const auto keep_if_better = [&](const affine_levels& levels) {
+      if (!(levels.scale > 0.0F) || !std::isfinite(levels.scale)) return false;
+      const double error = nearest_error(grid, levels, x, h, codes);
+      if (!(error < best_error)) return false;
+      best = levels;
+      best_error = error;
+      return true;
+    };
+    for (int part = shrink_parts - 1; part >= smallest_shrink; --part) {
+      keep_if_better(span_range(grid, type, shrink(full, part)));
+    }
+    for (int round = 0; round < refine_rounds; ++round) {
+      encode(grid, best, x, codes.data());
+      affine_levels refined = least_squares(grid, best, x, h, codes);
+      refined.scale = layout::round_to(type, refined.scale);
+      refined.offset = layout::round_to(type, refined.offset);
+      if (!keep_if_better(refined)) break;
+    }
+    return best;
+  }
+};
+
+}  // namespace formats
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

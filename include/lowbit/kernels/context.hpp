@@ -1,0 +1,78 @@
+// kernels/context.hpp: what a call may use: CPU features, threads, memory. Layer L2.
+#pragma once
+
+#include <cstdlib>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lowbit/core/aligned_buffer.hpp"
+#include "lowbit/core/executor.hpp"
+#include "lowbit/cpu/features.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
+
+/// Scratch memory that a caller keeps between calls, so that repeated products of the same shapes
+/// allocate nothing. One call at a time may use it.
+class workspace {
+ public:
+  /// Makes `workers` slots of at least `bytes` each; keeps what is large enough already.
+  void reserve(index_t workers, index_t bytes) {
+    if (slots_.size() < workers) slots_.resize(workers);
+    for (index_t i = 0; i < workers; ++i) {
+      if (slots_[i].size() < bytes) slots_[i] = aligned_buffer<std::byte>(bytes);
+    }
+  }
+  /// Slot of one worker. Its content is unspecified.
+  [[nodiscard]] std::span<std::byte> slot(index_t worker) noexcept { return slots_[worker].span(); }
+
+ private:
+  std::vector<aligned_buffer<std::byte>> slots_;
+};
+
+/// What a call may use. A cheap value; the executor and the workspace belong to the caller and must
+/// outlive the call. Without them a call runs serially and allocates its own scratch.
+struct context {
+  cpu::cpu_set allowed = cpu::portable_simd;
+  executor* threads = nullptr;
+  workspace* scratch = nullptr;
+
+  /// Everything that this machine supports, narrowed by the environment variable LOWBIT_ISA if that
+  /// is set (see narrowed_to). Refuses a LOWBIT_ISA that is unknown or unsupported here (value).
+  [[nodiscard]] static context best() {
+    const context all{.allowed = cpu::detect()};
+    const char* isa = std::getenv("LOWBIT_ISA");
+    return isa == nullptr || *isa == '\0' ? all : all.narrowed_to(isa);
+  }
+
+  /// This context with the features of one tier (cpu::tiers) at most, such as "scalar" or "avx2".
+  /// Refuses a tier that is unknown or that this context does not support, listing those it does.
+  [[nodiscard]] context narrowed_to(std::string_view tier_name) const {
+    std::string available;
+    for (const cpu::tier& tier : cpu::tiers) {
+      const bool supported = allowed.contains(tier.features);
+      if (supported && tier.name == tier_name) {
+        context narrowed = *this;
+        narrowed.allowed = allowed & tier.features;
+        return narrowed;
+      }
+      if (supported) available.append(available.empty() ? "" : ", ").append(tier.name);
+    }
+    LOWBIT_CHECK(false, value, "instruction-set tier '", tier_name,
+                 "' is unknown or not supported here; available: ", available);
+    return *this;
+  }
+};
+
+/// Calls run(task, worker) for every task on the context's executor, or serially without one.
+inline void parallel_for(const context& ctx, index_t tasks, executor::task run) {
+  serial_executor serial;
+  (ctx.threads != nullptr ? *ctx.threads : static_cast<executor&>(serial)).parallel_for(tasks, run);
+}
+
+/// How many workers may run at the same time.
+[[nodiscard]] inline index_t workers(const context& ctx) noexcept {
+  return ctx.threads != nullptr ? ctx.threads->workers() : 1;
+}
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels

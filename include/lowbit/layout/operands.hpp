@@ -1,0 +1,29 @@
+// layout/operands.hpp: the refinements of quantized_tensor that fast products consume. Layer L2.
+//
+// They stand here, not beside the concept, because they speak of layouts. Each is optional.
+#pragma once
+
+#include <concepts>
+#include <span>
+
+#include "lowbit/core/quantized_tensor.hpp"
+#include "lowbit/layout/bit_matrix.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
+
+/// A tensor that is a sum of scaled bit planes per group of columns,
+///   W[n, k] = offset(n, g) + sum over planes i of coefficient_i(n, g) * bit_i(n, k),  g = k /
+///   group_size.
+///  * planes(): the canonical planes.
+///  * group_size(): columns per group (the last group may be shorter); at least 1 unless K is 0.
+///  * plane_coefficients(n, g, out): writes one coefficient per plane, returns the offset.
+/// The sum may differ from dequantize() by rounding only.
+template <class T>
+concept bit_serial_operand = quantized_tensor<T> &&
+    requires(const T& t, index_t row, index_t group, std::span<float> out) {
+  { t.planes() } -> std::same_as<const layout::bit_matrix&>;
+  { t.group_size() } -> std::same_as<index_t>;
+  { t.plane_coefficients(row, group, out) } -> std::same_as<float>;
+};
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

@@ -1,0 +1,69 @@
+// ops/evaluate.hpp: what quantization cost, for any format. Layer L4.
+#pragma once
+
+#include "lowbit/core/error_stats.hpp"
+#include "lowbit/linalg/eigen.hpp"
+#include "lowbit/ops/dequantize.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
+
+namespace detail {
+
+/// Calls f(rows, approximation) for each block of rows of t, dequantized. Memory for one block.
+template <quantized_tensor T, class F>
+void for_each_block(const T& t, F&& f) {
+  const shape2 shape = t.shape();
+  aligned_buffer<float> values(
+      checked_mul(std::min(shape.rows, dequantize_block_rows), shape.cols, "block"));
+  for (index_t i = 0; i * dequantize_block_rows < shape.rows; ++i) {
+    const row_range rows = dequantize_block(i, shape.rows);
+    const matrix_view<float> block(values.data(), rows.size(), shape.cols);
+    t.dequantize(rows, block);
+    f(rows, block);
+  }
+}
+
+template <quantized_tensor T>
+void check_same_shape(matrix_view<const float> weights, const T& t) {
+  LOWBIT_CHECK(weights.shape() == t.shape(), shape, "comparing weights [", weights.rows(), ", ",
+               weights.cols(), "] with a tensor of [", t.shape().rows, ", ", t.shape().cols, "]");
+}
+
+}  // namespace detail
+
+/// How far the tensor is from the weights W [N, K] that it stands for.
+template <quantized_tensor T>
+[[nodiscard]] error_stats weight_error(matrix_view<const float> weights, const T& t) {
+  detail::check_same_shape(weights, t);
+  error_stats stats;
+  detail::for_each_block(t, [&](row_range rows, matrix_view<float> block) {
+    for (index_t r = 0; r < rows.size(); ++r) {
+      stats.add(weights.row(rows.begin + r), block.row(r));
+    }
+  });
+  return stats;
+}
+
+/// How far the layer's output is off on inputs X [tokens, K]: compares X W^T with X Ŵ^T, where Ŵ is
+/// the tensor. What the error means to the next layer, which the weight error alone does not show.
+template <quantized_tensor T>
+[[nodiscard]] error_stats output_error(matrix_view<const float> inputs,
+                                       matrix_view<const float> weights, const T& t) {
+  detail::check_same_shape(weights, t);
+  LOWBIT_CHECK(inputs.cols() == weights.cols(), shape, "inputs have ", inputs.cols(),
+               " channels, weights ", weights.cols(), " columns");
+  error_stats stats;
+  const index_t width = std::min(weights.rows(), dequantize_block_rows);
+  aligned_buffer<float> exact(checked_mul(inputs.rows(), width, "outputs"));
+  aligned_buffer<float> approximate(exact.size());
+  detail::for_each_block(t, [&](row_range rows, matrix_view<float> block) {
+    const matrix_view<float> y(exact.data(), inputs.rows(), rows.size());
+    const matrix_view<float> y_hat(approximate.data(), inputs.rows(), rows.size());
+    linalg::multiply_transposed(inputs, weights.middle_rows(rows), y);
+    linalg::multiply_transposed(inputs, block, y_hat);
+    stats.add({y.data(), inputs.rows() * rows.size()}, {y_hat.data(), inputs.rows() * rows.size()});
+  });
+  return stats;
+}
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops
