@@ -34,6 +34,16 @@ class error_stats {
     count_ += reference.size();
   }
 
+  /// Adds all that `other` has seen.
+  void merge(const error_stats& other) noexcept {
+    for (index_t i = 0; i < lanes; ++i) {
+      squared_error_[i] += other.squared_error_[i];
+      squared_reference_[i] += other.squared_reference_[i];
+      largest_[i] = std::max(largest_[i], other.largest_[i]);
+    }
+    count_ += other.count_;
+  }
+
   [[nodiscard]] index_t count() const noexcept { return count_; }
   /// sum (r - a)^2 / count; 0 for nothing.
   [[nodiscard]] double mse() const noexcept {

@@ -1,0 +1,72 @@
+// progress.hpp: what a person sees while a long job runs, and how they stop it.
+#pragma once
+
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+namespace quantize_model {
+
+/// Set by Ctrl-C (SIGINT) or SIGTERM. The job looks at it between tensors, stops, and leaves no
+/// file.
+inline std::atomic<int> stop_signal{0};
+
+inline void install_stop_handler() {
+  static_assert(std::atomic<int>::is_always_lock_free, "must be usable in a signal handler");
+  const auto handler = [](int signal) {
+    stop_signal = signal;
+    std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the program at once
+  };
+  std::signal(SIGINT, handler);
+  std::signal(SIGTERM, handler);
+}
+
+[[nodiscard]] inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// One line on stderr that is rewritten as tensors finish; nothing if stderr is no terminal.
+class progress {
+ public:
+  progress(std::size_t tensors, std::uint64_t weights) : tensors_(tensors), weights_(weights) {}
+  progress(const progress&) = delete;
+  progress& operator=(const progress&) = delete;
+  ~progress() {
+    if (visible_) std::fputs("\r\033[K", stderr);
+  }
+
+  /// A tensor of `weights` weights is done. Thread-safe.
+  void finished(std::string_view name, std::uint64_t weights) {
+    if (!visible_) return;
+    const std::lock_guard lock(mutex_);
+    done_tensors_ += 1;
+    done_weights_ += weights;
+    const double elapsed = seconds_since(start_);
+    const double done = static_cast<double>(done_weights_);
+    const double total = static_cast<double>(weights_);
+    const double rate = elapsed > 0.0 ? done / elapsed : 0.0;
+    std::fprintf(stderr, "\r\033[K[%zu/%zu] %3.0f %%  %6.1f M weights/s  %4.0f s left  %.*s",
+                 done_tensors_, tensors_, total > 0.0 ? 100.0 * done / total : 100.0, rate * 1e-6,
+                 rate > 0.0 ? (total - done) / rate : 0.0, static_cast<int>(name.size()),
+                 name.data());
+    std::fflush(stderr);
+  }
+
+ private:
+  const bool visible_ = ::isatty(STDERR_FILENO) != 0;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  const std::size_t tensors_;
+  const std::uint64_t weights_;
+  std::mutex mutex_;
+  std::size_t done_tensors_ = 0;
+  std::uint64_t done_weights_ = 0;
+};
+
+}  // namespace quantize_model
