@@ -60,17 +60,20 @@ struct uniform_quantizer {
   }
 
  private:
-  /// Granularity tensor: one fit over all values, with the importance of each value's column.
+  /// Granularity tensor: one fit over all values, with the importance of each value's column. A
+  /// contiguous matrix is not copied.
   void fit_whole(matrix_view<const float> weights, std::span<const float> importance,
                  uniform_tensor& t) const {
-    std::vector<float> values;
+    const bool contiguous = weights.row_stride() == weights.cols();
+    std::vector<float> copied;
     std::vector<float> weighting;
-    values.reserve(weights.shape().size());
     for (index_t r = 0; r < weights.rows(); ++r) {
       const auto row = weights.row(r);
-      values.insert(values.end(), row.begin(), row.end());
+      if (!contiguous) copied.insert(copied.end(), row.begin(), row.end());
       weighting.insert(weighting.end(), importance.begin(), importance.end());
     }
+    const std::span<const float> values =
+        contiguous ? std::span(weights.data(), weights.shape().size()) : std::span(copied);
     set_checked_levels(t, 0, 0, fit.levels(t.grid(), params.scale_type, values, weighting));
   }
 
