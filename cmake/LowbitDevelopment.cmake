@@ -1,0 +1,31 @@
+# How lowbit's own tests, benchmarks and examples are compiled. Nothing here reaches a consumer: the
+# flags live in lowbit_development, which lowbit::lowbit never links.
+option(LOWBIT_WERROR "Make warnings errors" OFF)
+set(LOWBIT_SANITIZE "" CACHE STRING "Sanitizers for everything built here, e.g. address,undefined")
+
+set(CMAKE_CXX_EXTENSIONS OFF)
+
+if(PROJECT_IS_TOP_LEVEL)
+  get_property(lowbit_multi_config GLOBAL PROPERTY GENERATOR_IS_MULTI_CONFIG)
+  if(NOT CMAKE_BUILD_TYPE AND NOT lowbit_multi_config)
+    set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+  endif()
+  find_program(LOWBIT_CCACHE ccache)
+  mark_as_advanced(LOWBIT_CCACHE)
+  if(LOWBIT_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+    set(CMAKE_CXX_COMPILER_LAUNCHER "${LOWBIT_CCACHE}")
+  endif()
+endif()
+
+add_library(lowbit_development INTERFACE)
+target_compile_options(
+  lowbit_development INTERFACE -Wall -Wextra -Wconversion -Wsign-conversion -Wshadow -Wpedantic
+                               $<$<BOOL:${LOWBIT_WERROR}>:-Werror>)
+if(LOWBIT_SANITIZE)
+  # -O1 and line tables: the tests run in minutes and reports still name the line.
+  target_compile_options(
+    lowbit_development INTERFACE -fsanitize=${LOWBIT_SANITIZE} -fno-sanitize-recover=all
+                                 -fno-omit-frame-pointer -O1 -g1)
+  target_compile_definitions(lowbit_development INTERFACE _GLIBCXX_ASSERTIONS)
+  target_link_options(lowbit_development INTERFACE -fsanitize=${LOWBIT_SANITIZE})
+endif()
