@@ -78,6 +78,13 @@ struct affine_levels {
   return std::fma(levels.scale, static_cast<float>(u), levels.offset);
 }
 
+/// Whether every level is a finite float. Levels grow with their code, so the ends tell.
+[[nodiscard]] inline bool has_finite_levels(const affine_grid& grid,
+                                            const affine_levels& levels) noexcept {
+  return std::isfinite(decode(grid, levels, 0)) &&
+         std::isfinite(decode(grid, levels, (1U << grid.bits) - 1U));
+}
+
 namespace detail {
 
 /// codes[i] = clamp(round_even((x[i] - offset) / scale), lowest, highest) + zero, for scale > 0.

@@ -13,9 +13,11 @@ template <class Signature>
 class function_ref;
 
 namespace detail {
-/// Can be called as Result(Args...) and is not itself a function_ref (which is copied instead).
+/// An object that can be called as Result(Args...) and is not itself a function_ref (which is
+/// copied instead).
 template <class Callable, class Ref, class Result, class... Args>
 concept callable_for = !std::is_same_v<std::remove_cvref_t<Callable>, Ref> &&
+                       !std::is_function_v<std::remove_reference_t<Callable>> &&
                        std::is_invocable_r_v<Result, Callable&, Args...>;
 }  // namespace detail
 
@@ -26,8 +28,18 @@ class function_ref<Result(Args...)> {
   function_ref(Callable&& callable) noexcept  // NOLINT: implicit on purpose
       : object_(const_cast<void*>(static_cast<const void*>(&callable))),
         call_([](void* object, Args... args) -> Result {
-          return (*static_cast<std::remove_reference_t<Callable>*>(object))(
-              std::forward<Args>(args)...);
+          auto& target = *static_cast<std::remove_reference_t<Callable>*>(object);
+          if constexpr (std::is_void_v<Result>) {
+            static_cast<void>(target(std::forward<Args>(args)...));
+          } else {
+            return target(std::forward<Args>(args)...);
+          }
+        }) {}
+  /// A plain function, which is no object.
+  function_ref(Result (&function)(Args...)) noexcept  // NOLINT: implicit on purpose
+      : object_(reinterpret_cast<void*>(&function)),
+        call_([](void* object, Args... args) -> Result {
+          return reinterpret_cast<Result (*)(Args...)>(object)(std::forward<Args>(args)...);
         }) {}
 
   Result operator()(Args... args) const { return call_(object_, std::forward<Args>(args)...); }

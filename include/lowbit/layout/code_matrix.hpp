@@ -22,8 +22,13 @@ class code_matrix {
   code_matrix(unsigned bits, shape2 shape)
       : bits_(bits),
         shape_(shape),
-        row_bytes_(div_up(checked_mul(shape.cols, bits, "codes"), 8)),
+        row_bytes_(row_bytes(bits, shape.cols)),
         bytes_(checked_mul(shape.rows, row_bytes_, "codes")) {}
+
+  /// Bytes that a row of `cols` codes takes.
+  [[nodiscard]] static index_t row_bytes(unsigned bits, index_t cols) {
+    return div_up(checked_mul(cols, bits, "codes"), 8);
+  }
 
   [[nodiscard]] unsigned bits() const noexcept { return bits_; }
   [[nodiscard]] shape2 shape() const noexcept { return shape_; }

@@ -2,11 +2,10 @@
 // L4.
 //
 //   dequantize   blocks of rows become floats and are multiplied by Eigen. Every format; exact up
-//   to
-//                float rounding.
+//                to float rounding.
 //   bit_serial   activations are quantized, and bit-planes meet bit-planes (kernels/bit_gemm).
-//   Needs
-//                bit_serial_operand, and the caller's consent to quantized activations.
+//                Needs bit_serial_operand with 1..8 planes, and the caller's consent to quantized
+//                activations.
 //
 // Both paths split the work in blocks of a fixed size: results do not depend on the executor.
 #pragma once
@@ -61,8 +60,15 @@ struct matmul_plan {
 template <quantized_tensor T>
 [[nodiscard]] matmul_plan explain(const T& w, const kernels::context& ctx,
                                   const matmul_options& options = {}) {
-  constexpr bool has_planes = bit_serial_operand<T>;
-  const std::string_view format{T::format::name};
+  index_t planes = 0;
+  if constexpr (bit_serial_operand<T>) planes = w.planes().planes();
+  const bool has_planes = planes >= 1 && planes <= 8;
+  const std::string_view format = T::format::name;
+  const auto no_planes = [&] {
+    return planes == 0 ? lowbit::detail::message("format '", format, "' has no bit-planes")
+                       : lowbit::detail::message("format '", format, "' has ", planes,
+                                                 " bit-planes, bit_gemm takes 8");
+  };
   const auto dequantize = [](std::string reason) {
     return matmul_plan{matmul_path::dequantize, "eigen", "", std::move(reason)};
   };
@@ -75,15 +81,13 @@ template <quantized_tensor T>
     case matmul_path::automatic: break;
     case matmul_path::dequantize: return dequantize("asked for");
     case matmul_path::bit_serial:
-      LOWBIT_CHECK(has_planes, value, "path bit_serial: format '", format, "' has no bit-planes");
+      LOWBIT_CHECK(has_planes, value, "path bit_serial: ", no_planes());
       LOWBIT_CHECK(options.activations.has_value(), value,
                    "path bit_serial quantizes activations: set matmul_options::activations");
       return bit_serial("asked for");
   }
   if (!options.activations) return dequantize("activations stay float unless options allow less");
-  if (!has_planes) {
-    return dequantize(lowbit::detail::message("format '", format, "' has no bit-planes"));
-  }
+  if (!has_planes) return dequantize(no_planes());
   return bit_serial("the format has bit-planes and activations may be quantized");
 }
 

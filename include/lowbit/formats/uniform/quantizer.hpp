@@ -3,8 +3,8 @@
 //
 // Stated results: a group of zeros has scale 0 and decodes to +0; a constant group c is exact up to
 // the rounding of its scale or offset; denormals are ordinary numbers; -0 is 0; a scale that
-// underflows in scale_type is 0 and its group decodes to 0; one that overflows is refused. NaN and
-// Inf are refused with their row and column.
+// underflows in scale_type is 0 and its group decodes to 0 (offset: to its offset); one that
+// overflows, or whose levels would, is refused. NaN and Inf are refused with their row and column.
 #pragma once
 
 #include <vector>
@@ -83,6 +83,8 @@ struct uniform_quantizer {
                  "the scale of row ", r, ", group ", g, " overflows ",
                  enum_names<scale_type>[static_cast<std::size_t>(t.params().scale_type)],
                  "; use a scale_type with a larger range");
+    LOWBIT_CHECK(has_finite_levels(t.grid(), levels), value, "the levels of row ", r, ", group ", g,
+                 " overflow: a code times the scale ", levels.scale, " is no finite float");
     t.set_levels(r, g, levels);
   }
 };

@@ -3,7 +3,8 @@
 //
 //   min_max     the grid spans the least and the greatest value
 //   percentile  the grid spans the central `percentile` % of the values, the rest is clipped
-//   least_mse   search for the least sum of h (x - x̂)²: shrink the min-max range step by step, then
+//   least_mse   search for the least sum of h (x - x̂)²: shrink the min-max range step by step
+//               (towards zero; offset grids, which need not span zero, towards the mean), then
 //               alternate {nearest codes, least-squares levels} from the best of them
 //
 // Sign grids have no range: their scale is always the least-squares one, mean |x|.
@@ -14,6 +15,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -92,19 +96,38 @@ struct range_fit {
     return {low, quantile(values, (1.0 + kept) / 2.0)};
   }
 
-  /// The range times part / shrink_parts. The products are rounded from double, where they are
-  /// exact, because a float product could be fused with the difference that its user takes.
-  [[nodiscard]] static value_range shrink(value_range range, int part) noexcept {
-    const double share = static_cast<double>(static_cast<float>(part) / float{shrink_parts});
-    return {static_cast<float>(static_cast<double>(range.low) * share),
-            static_cast<float>(static_cast<double>(range.high) * share)};
+  /// The range with part / shrink_parts of its distance from `pivot`. Explicitly fused, also with a
+  /// pivot of 0: the compiler could fuse a product with the difference that its user takes, even
+  /// one that is rounded from double, because it may narrow that to a product of floats.
+  [[nodiscard]] static value_range shrink(value_range range, float pivot, int part) noexcept {
+    const float share = static_cast<float>(part) / float{shrink_parts};
+    return {std::fma(range.low - pivot, share, pivot), std::fma(range.high - pivot, share, pivot)};
+  }
+
+  /// sum(h x) / sum(h) of x, which is not empty; some h is above 0.
+  [[nodiscard]] static float mean(std::span<const float> x, std::span<const float> h) noexcept {
+    double sum = 0.0;
+    double weight = 0.0;
+    for (index_t i = 0; i < x.size(); ++i) {
+      const double w = h.empty() ? 1.0 : static_cast<double>(h[i]);
+      sum += w * static_cast<double>(x[i]);  // exact: a product of two floats
+      weight += w;
+    }
+    return static_cast<float>(sum / weight);
   }
 
   /// Scratch of one search: the codes under trial.
   using code_buffer = std::vector<std::uint8_t>;
 
+  /// e², cut to its upper 29 bits, so that its product with a float is exact in double.
+  [[nodiscard]] static double short_square(float e) noexcept {
+    const double square = static_cast<double>(e) * static_cast<double>(e);
+    return std::bit_cast<double>(std::bit_cast<std::uint64_t>(square) & ~std::uint64_t{0xffffff});
+  }
+
   /// sum of h (x - x̂)² with the nearest codes, which it leaves in `codes`. Every product below is
-  /// one of two floats, exact in double, so that no compiler can change the sum by fusing it.
+  /// exact in double, so that no compiler can change the sum by fusing it, and in range for any
+  /// float, denormals included.
   [[nodiscard]] static double nearest_error(const affine_grid& grid, const affine_levels& levels,
                                             std::span<const float> x, std::span<const float> h,
                                             code_buffer& codes) {
@@ -118,7 +141,7 @@ struct range_fit {
       if (h.empty()) {
         sum += static_cast<double>(e) * static_cast<double>(e);
       } else {
-        sum += static_cast<double>(h[i]) * static_cast<double>(e * e);
+        sum += static_cast<double>(h[i]) * short_square(e);
       }
     }
     return sum;
@@ -171,7 +194,9 @@ struct range_fit {
     code_buffer codes(x.size());
     const value_range full = find_range(x);
     affine_levels best = span_range(grid, type, full);
-    if (best.scale == 0.0F || !std::isfinite(best.scale)) return best;
+    if (best.scale == 0.0F || !std::isfinite(best.scale) || !std::isfinite(best.offset))
+      return best;
+    const float pivot = grid.kind == symmetry::offset ? mean(x, h) : 0.0F;
     double best_error = nearest_error(grid, best, x, h, codes);
     const auto keep_if_better = [&](const affine_levels& levels) {
       if (!(levels.scale > 0.0F) || !std::isfinite(levels.scale)) return false;
@@ -182,7 +207,7 @@ struct range_fit {
       return true;
     };
     for (int part = shrink_parts - 1; part >= smallest_shrink; --part) {
-      keep_if_better(span_range(grid, type, shrink(full, part)));
+      keep_if_better(span_range(grid, type, shrink(full, pivot, part)));
     }
     for (int round = 0; round < refine_rounds; ++round) {
       encode(grid, best, x, codes.data());

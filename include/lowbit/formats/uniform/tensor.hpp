@@ -3,8 +3,9 @@
 // Stored buffers, in this order (docs/file_format.md):
 //   planes       U64 [bits, N, words]     the codes as canonical bit-planes (layout/bit_matrix.hpp)
 //   scales       F32, F16 or BF16 [R, G]  one per group; >= 0
-//   zero_points  U8 [R, bytes]            asymmetric only: bits-bit integers
-//   (layout/code_matrix.hpp) offsets      like scales [R, G]       offset only
+//   zero_points  U8 [R, bytes]            asymmetric only: bits-bit integers, see
+//                                         layout/code_matrix.hpp
+//   offsets      like scales [R, G]       offset only
 // with R = N, or 1 for granularity tensor, and G = ceil(K / group_size), or 1.
 //
 // Invariant: bits per weight = bits (padded to 512 columns) + (scale bits + zero point or offset
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <initializer_list>
 
 #include "lowbit/formats/uniform/format.hpp"
 #include "lowbit/layout/bit_matrix.hpp"
@@ -49,6 +51,7 @@ class uniform_tensor {
     LOWBIT_CHECK((out.shape() == shape2{rows.size(), shape_.cols}), shape, "rows [", rows.begin,
                  ", ", rows.end, ") of ", shape_.cols, " columns do not fit an output of [",
                  out.rows(), ", ", out.cols(), "]");
+    if (out.empty()) return;
     aligned_buffer<std::uint8_t> codes(shape_.cols);
     std::array<float, 256> levels;
     const auto level_count = index_t{1} << params_.bits;
@@ -78,30 +81,35 @@ class uniform_tensor {
     }
   }
 
-  /// Refuses (format) set padding bits, and scales or offsets that are not finite or scales below
-  /// 0.
+  /// Refuses (format) set padding bits, scales below 0, and levels that are not finite. Allocates
+  /// nothing before the source has shown that it holds every buffer in full.
   [[nodiscard]] static uniform_tensor from_buffers(shape2 shape, const uniform::params& params,
                                                    buffer_source& source) {
-    uniform_tensor t(shape, params);
-    const auto copy = [&source](std::string_view name, element_type type,
-                                std::span<const index_t> extents, std::span<std::byte> to) {
-      const auto from = source.get(name, type, extents);
-      if (!to.empty()) std::memcpy(to.data(), from.data(), to.size());
+    check_params<uniform>(params);
+    const index_t group_size = columns_per_group(shape, params);
+    const shape2 groups = groups_of(shape, params, group_size);
+    const element_type real = layout::element_type_of(params.scale_type);
+    const auto get = [&source](std::string_view name, element_type type,
+                               std::initializer_list<index_t> extents) {
+      return source.get(name, type, {extents.begin(), extents.size()});
     };
-    copy("planes", element_type::u64, t.planes_.extents(),
-         std::as_writable_bytes(t.planes_.words()));
-    LOWBIT_CHECK(t.planes_.padding_is_zero(), format, "planes have set bits past column ",
-                 shape.cols);
-    copy("scales", t.scales_.element(), t.scales_.extents(), t.scales_.bytes());
-    t.scales_.check_values("scales", /*allow_negative=*/false);
+    const auto planes = get("planes", element_type::u64,
+                            {params.bits, shape.rows, layout::words_per_row(shape.cols)});
+    const auto scales = get("scales", real, {groups.rows, groups.cols});
+    std::span<const std::byte> zero_points;
     if (params.kind == symmetry::asymmetric) {
-      copy("zero_points", element_type::u8, t.zero_points_.extents(),
-           std::as_writable_bytes(t.zero_points_.bytes()));
+      zero_points = get("zero_points", element_type::u8,
+                        {groups.rows, layout::code_matrix::row_bytes(params.bits, groups.cols)});
     }
-    if (params.kind == symmetry::offset) {
-      copy("offsets", t.offsets_.element(), t.offsets_.extents(), t.offsets_.bytes());
-      t.offsets_.check_values("offsets", /*allow_negative=*/true);
-    }
+    std::span<const std::byte> offsets;
+    if (params.kind == symmetry::offset) offsets = get("offsets", real, {groups.rows, groups.cols});
+
+    uniform_tensor t(shape, params);
+    copy(planes, std::as_writable_bytes(t.planes_.words()));
+    copy(scales, t.scales_.bytes());
+    copy(zero_points, std::as_writable_bytes(t.zero_points_.bytes()));
+    copy(offsets, t.offsets_.bytes());
+    t.check_values();
     return t;
   }
 
@@ -125,9 +133,7 @@ class uniform_tensor {
   [[nodiscard]] affine_grid grid() const noexcept { return {params_.bits, params_.kind}; }
   /// {rows, groups per row} of the scales.
   [[nodiscard]] shape2 group_shape() const noexcept {
-    const bool per_tensor = params_.granularity == granularity::tensor;
-    return {per_tensor ? std::min(shape_.rows, index_t{1}) : shape_.rows,
-            group_size_ == 0 ? 0 : div_up(shape_.cols, group_size_)};
+    return groups_of(shape_, params_, group_size_);
   }
   /// The levels of a group, exactly as stored.
   [[nodiscard]] affine_levels levels_of(index_t row, index_t group) const noexcept {
@@ -156,6 +162,29 @@ class uniform_tensor {
   [[nodiscard]] static index_t columns_per_group(shape2 shape, const uniform::params& p) noexcept {
     return p.granularity == granularity::group ? std::min<index_t>(p.group_size, shape.cols)
                                                : shape.cols;
+  }
+  [[nodiscard]] static shape2 groups_of(shape2 shape, const uniform::params& p,
+                                        index_t group_size) noexcept {
+    return {p.granularity == granularity::tensor ? std::min(shape.rows, index_t{1}) : shape.rows,
+            group_size == 0 ? 0 : div_up(shape.cols, group_size)};
+  }
+  static void copy(std::span<const std::byte> from, std::span<std::byte> to) noexcept {
+    if (!to.empty()) std::memcpy(to.data(), from.data(), to.size());
+  }
+
+  /// Refuses (format) what no quantizer writes.
+  void check_values() const {
+    LOWBIT_CHECK(planes_.padding_is_zero(), format, "planes have set bits past column ",
+                 shape_.cols);
+    scales_.check_values("scales", /*allow_negative=*/false);
+    offsets_.check_values("offsets", /*allow_negative=*/true);
+    const shape2 groups = group_shape();
+    for (index_t r = 0; r < groups.rows; ++r) {
+      for (index_t g = 0; g < groups.cols; ++g) {
+        LOWBIT_CHECK(has_finite_levels(grid(), levels_of(r, g)), format, "scales [", r, ", ", g,
+                     "] is ", scales_.get(r, g), ": its levels overflow");
+      }
+    }
   }
 
   shape2 shape_;

@@ -133,6 +133,7 @@ class packed_weight_planes {
     detail::check_encoding(encoding, planes_);
     check_row_range(rows, planes.shape().rows);
     words_ = aligned_buffer<std::uint64_t>(checked_mul(tiles(), tile_words(), "packed planes"));
+    if (words_.empty()) return;
     for (index_t r = 0; r < rows_; ++r) {
       for (index_t p = 0; p < planes_; ++p) {
         detail::scatter_row(
@@ -142,6 +143,13 @@ class packed_weight_planes {
              .group_stride = planes_ * plane_words(),
              .word_stride = bit_gemm_tile_rows,
              .flip = encoding == plane_encoding::twos_complement && p + 1 == planes_});
+      }
+    }
+    ones_ = aligned_buffer<std::uint32_t>(words_.size() / groups_.words());
+    for (index_t word = 0; word < words_.size(); word += bit_gemm_tile_rows) {
+      std::uint32_t* const ones = &ones_[word / plane_words() * bit_gemm_tile_rows];
+      for (index_t r = 0; r < bit_gemm_tile_rows; ++r) {
+        ones[r] += static_cast<std::uint32_t>(std::popcount(words_[word + r]));
       }
     }
   }
@@ -157,15 +165,24 @@ class packed_weight_planes {
     return words_.span().subspan(tile * tile_words() + (group * planes_ + plane) * plane_words(),
                                  plane_words());
   }
-  /// Ones of one plane in one group, for the 8 rows of a tile.
+  /// Ones of one plane in one group, for the 8 rows of a tile. Counted once, when packed.
   [[nodiscard]] std::array<std::int64_t, bit_gemm_tile_rows> count_ones(
       index_t tile, index_t group, index_t plane_index) const noexcept {
-    std::array<std::int64_t, bit_gemm_tile_rows> ones{};
-    const auto words = plane(tile, group, plane_index);
-    for (index_t i = 0; i < words.size(); ++i) {
-      ones[i % bit_gemm_tile_rows] += std::popcount(words[i]);
-    }
+    std::array<std::int64_t, bit_gemm_tile_rows> ones;
+    const index_t begin =
+        ((tile * groups_.count() + group) * planes_ + plane_index) * bit_gemm_tile_rows;
+    for (index_t r = 0; r < bit_gemm_tile_rows; ++r) ones[r] = ones_[begin + r];
     return ones;
+  }
+  /// Sums of the (unsigned) codes of one group, for the 8 rows of a tile.
+  [[nodiscard]] std::array<std::int64_t, bit_gemm_tile_rows> sum_codes(
+      index_t tile, index_t group) const noexcept {
+    std::array<std::int64_t, bit_gemm_tile_rows> sums{};
+    for (index_t p = 0; p < planes_; ++p) {
+      const auto ones = count_ones(tile, group, p);
+      for (index_t r = 0; r < bit_gemm_tile_rows; ++r) sums[r] += ones[r] << p;
+    }
+    return sums;
   }
 
  private:
@@ -181,6 +198,7 @@ class packed_weight_planes {
   column_groups groups_;
   plane_scaling scaling_;
   aligned_buffer<std::uint64_t> words_;
+  aligned_buffer<std::uint32_t> ones_;  // [tile][group][plane][8 rows]
 };
 
 /// Activation planes packed for bit_gemm: [token][group][plane][word]. In memory only.
@@ -206,6 +224,16 @@ class packed_activation_planes {
              .flip = encoding == plane_encoding::twos_complement && p + 1 == planes_});
       }
     }
+    sums_ = aligned_buffer<std::int64_t>(tokens_ * groups_.count());
+    for (index_t t = 0; t < tokens_; ++t) {
+      for (index_t g = 0; g < groups_.count(); ++g) {
+        const auto words = group(t, g);
+        std::int64_t& sum = sums_[t * groups_.count() + g];
+        for (index_t i = 0; i < words.size(); ++i) {
+          sum += static_cast<std::int64_t>(std::popcount(words[i])) << (i / groups_.words());
+        }
+      }
+    }
   }
 
   [[nodiscard]] index_t tokens() const noexcept { return tokens_; }
@@ -221,14 +249,9 @@ class packed_activation_planes {
     const index_t size = planes_ * groups_.words();
     return words_.span().subspan(token * stride() + g * size, size);
   }
-  /// Sum of the (unsigned) codes of one token in one group.
+  /// Sum of the (unsigned) codes of one token in one group. Computed once, when packed.
   [[nodiscard]] std::int64_t sum_codes(index_t token, index_t g) const noexcept {
-    std::int64_t sum = 0;
-    const auto words = group(token, g);
-    for (index_t i = 0; i < words.size(); ++i) {
-      sum += static_cast<std::int64_t>(std::popcount(words[i])) << (i / groups_.words());
-    }
-    return sum;
+    return sums_[token * groups_.count() + g];
   }
 
  private:
@@ -237,6 +260,7 @@ class packed_activation_planes {
   column_groups groups_;
   plane_scaling scaling_;
   aligned_buffer<std::uint64_t> words_;
+  aligned_buffer<std::int64_t> sums_;  // [token][group]
 };
 
 /// Refuses packed operands that cannot be multiplied, or whose sums could leave the contract's
@@ -263,15 +287,15 @@ inline void bit_gemm(const packed_weight_planes& w, const packed_activation_plan
   const auto run = select_bit_gemm(ctx.allowed).run;
   const plane_scaling sw = w.scaling();
   const plane_scaling sx = x.scaling();
+  const std::int64_t both_zeros = sw.twice_zero * sx.twice_zero;
   parallel_for(ctx, w.tiles(), [&](index_t tile, index_t) {
     std::array<std::int64_t, token_block * bit_gemm_tile_rows> sums;
+    std::array<std::int64_t, token_block * bit_gemm_tile_rows> four_times;  // stays an integer
     const index_t row = tile * bit_gemm_tile_rows;
     const index_t rows = std::min(bit_gemm_tile_rows, w.rows() - row);
     for (index_t token = 0; token < x.tokens(); token += token_block) {
       const index_t tokens = std::min(token_block, x.tokens() - token);
-      for (index_t t = 0; t < tokens; ++t) {
-        for (index_t r = 0; r < rows; ++r) y(token + t, row + r) = 0;
-      }
+      four_times.fill(0);
       for (index_t g = 0; g < w.groups().count(); ++g) {
         run({.weights = w.plane(tile, g, 0).data(),
              .activations = x.group(token, g).data(),
@@ -281,21 +305,21 @@ inline void bit_gemm(const packed_weight_planes& w, const packed_activation_plan
              .activation_stride = x.stride(),
              .weight_planes = static_cast<unsigned>(w.planes()),
              .activation_planes = static_cast<unsigned>(x.planes())});
-        // sum of step_w (u - z_w) * step_x (v - z_x), times 4 to stay in integers.
-        std::array<std::int64_t, bit_gemm_tile_rows> code_sums{};
-        for (index_t p = 0; p < w.planes(); ++p) {
-          const auto ones = w.count_ones(tile, g, p);
-          for (index_t r = 0; r < rows; ++r) code_sums[r] += ones[r] << p;
-        }
+        // sum of (u - twice_zero_w / 2) * (v - twice_zero_x / 2) over the codes u of w and v of x.
+        const auto w_sums = w.sum_codes(tile, g);
         const auto cols = static_cast<std::int64_t>(w.groups().size(g));
         for (index_t t = 0; t < tokens; ++t) {
-          const std::int64_t x_sum = x.sum_codes(token + t, g);
-          for (index_t r = 0; r < rows; ++r) {
-            const std::int64_t four_times =
-                4 * sums[t * bit_gemm_tile_rows + r] - 2 * sx.twice_zero * code_sums[r] -
-                2 * sw.twice_zero * x_sum + sw.twice_zero * sx.twice_zero * cols;
-            y(token + t, row + r) += sw.step * sx.step * four_times / 4;
+          const std::int64_t x_part =
+              both_zeros * cols - 2 * sw.twice_zero * x.sum_codes(token + t, g);
+          for (index_t r = 0; r < bit_gemm_tile_rows; ++r) {
+            const index_t i = t * bit_gemm_tile_rows + r;
+            four_times[i] += 4 * sums[i] - 2 * sx.twice_zero * w_sums[r] + x_part;
           }
+        }
+      }
+      for (index_t t = 0; t < tokens; ++t) {
+        for (index_t r = 0; r < rows; ++r) {
+          y(token + t, row + r) = sw.step * sx.step * four_times[t * bit_gemm_tile_rows + r] / 4;
         }
       }
     }

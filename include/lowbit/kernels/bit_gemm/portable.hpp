@@ -1,4 +1,4 @@
-// kernels/bit_gemm/portable.hpp: the contract with xsimd, as wide as the build's own flags. Layer L2.
+// kernels/bit_gemm/portable.hpp: the contract with xsimd, as wide as the build allows. Layer L2.
 //
 // A lane is a row of the tile, so counts never cross lanes. There is no popcount at a baseline:
 // bits are counted in parallel inside a register (SWAR), with shifts, masks and adds only.
@@ -62,8 +62,7 @@ struct plane_pair {
   const std::uint64_t* activations;
 
   [[nodiscard]] word_batch both(index_t word) const noexcept {
-    return word_batch::load_aligned(weights + word * bit_gemm_tile_rows) &
-           splat(activations[word]);
+    return word_batch::load_aligned(weights + word * bit_gemm_tile_rows) & splat(activations[word]);
   }
   [[nodiscard]] static plane_pair of(const bit_gemm_tile_args& a, index_t token, unsigned i,
                                      unsigned j) noexcept {
@@ -72,7 +71,7 @@ struct plane_pair {
   }
 };
 
-/// Ones of a bit-serial sum: bit b of a word counts 1 + 2 + 4 + 8 if it is set in all four.
+/// A number below 16 at each bit position, one binary digit a word.
 struct carry_save_state {
   word_batch ones = splat(0);
   word_batch twos = splat(0);

@@ -1,0 +1,386 @@
+// testing/format.hpp: does a quantized tensor keep the promises of its concept?
+// Framework-neutral: a downstream project checks a tensor of its own format with
+//   all_passed(check_tensor(my_tensor))
+// and prints failures(...) where that is false.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <exception>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lowbit/layout/operands.hpp"
+#include "lowbit/testing/buffers.hpp"
+#include "lowbit/testing/finding.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::testing {
+namespace detail {
+
+/// Runs f; an exception becomes a failed finding instead of ending the suite.
+template <class F>
+void attempt([[maybe_unused]] findings& list, [[maybe_unused]] const std::string& check, F&& f) {
+#if LOWBIT_EXCEPTIONS
+  try {
+    f();
+  } catch (const std::exception& e) {
+    add(list, check, false, "threw: ", e.what());
+  }
+#else
+  f();
+#endif
+}
+
+/// a-z, 0-9 and _, beginning with a letter.
+[[nodiscard]] inline bool is_snake_case(std::string_view name) noexcept {
+  const auto is_letter = [](char c) { return c >= 'a' && c <= 'z'; };
+  return !name.empty() && is_letter(name.front()) &&
+         std::all_of(name.begin(), name.end(),
+                     [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '_'; });
+}
+
+/// A matrix to write to, inside a larger one whose other elements must stay as they are.
+class guarded_matrix {
+ public:
+  explicit guarded_matrix(shape2 shape)
+      : shape_(shape),
+        stride_(shape.cols + gap),
+        values_((shape.rows + 2) * stride_, std::bit_cast<float>(mark)) {}
+
+  [[nodiscard]] matrix_view<float> view() noexcept {
+    return {values_.data() + stride_, shape_.rows, shape_.cols, stride_};
+  }
+  [[nodiscard]] std::uint32_t bits(index_t r, index_t c) const noexcept {
+    return std::bit_cast<std::uint32_t>(values_[(r + 1) * stride_ + c]);
+  }
+  /// Whether nothing outside of view() was written.
+  [[nodiscard]] bool is_intact() const noexcept {
+    for (index_t i = 0; i < values_.size(); ++i) {
+      const index_t row = i / stride_;
+      const bool inside = row >= 1 && row <= shape_.rows && i % stride_ < shape_.cols;
+      if (!inside && std::bit_cast<std::uint32_t>(values_[i]) != mark) return false;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr index_t gap = 3;
+  static constexpr std::uint32_t mark = 0x7fc5a5a5U;  // a NaN that no computation yields
+
+  shape2 shape_;
+  index_t stride_;
+  std::vector<float> values_;
+};
+
+/// Every value of a tensor, as bits: comparisons see the sign of zero, and NaN equals itself.
+template <quantized_tensor T>
+[[nodiscard]] std::vector<std::uint32_t> value_bits(const T& t) {
+  const shape2 shape = t.shape();
+  std::vector<float> values(shape.size());
+  t.dequantize({0, shape.rows}, {values.data(), shape.rows, shape.cols});
+  std::vector<std::uint32_t> bits;
+  bits.reserve(values.size());
+  for (const float v : values) bits.push_back(std::bit_cast<std::uint32_t>(v));
+  return bits;
+}
+
+template <quantized_tensor T>
+class tensor_checks {
+ public:
+  tensor_checks(findings& list, std::string prefix, const T& t)
+      : list_(list), prefix_(std::move(prefix)), t_(t) {}
+
+  void run() {
+    section("format", [this] { check_format(); });
+    section("buffers", [this] { check_buffers(); });
+    section("dequantize", [this] { check_values(); });
+    section("dequantize_refusals", [this] { check_refusals(); });
+    section("round_trip", [this] { check_round_trip(); });
+    section("moves", [this] { check_moves(); });
+    section("damage", [this] { check_damage(); });
+    if constexpr (bit_serial_operand<T>) {
+      section("bit_serial", [this] { check_planes(); });
+    }
+  }
+
+ private:
+  using format = typename T::format;
+
+  template <class F>
+  void section(std::string_view name, F&& f) {
+    attempt(list_, prefix_ + std::string(name), f);
+  }
+  template <class... Parts>
+  void report(std::string_view check, bool passed, const Parts&... detail) {
+    add(list_, prefix_ + std::string(check), passed, detail...);
+  }
+  template <class F>
+  void expect_refusal(const std::string& check, error_kind kind, F&& f) {
+    add_refusal(list_, prefix_ + check, kind, f);
+  }
+  [[nodiscard]] T rebuild(std::vector<stored_buffer> buffers) const {
+    memory_source source(std::move(buffers));
+    return T::from_buffers(t_.shape(), t_.params(), source);
+  }
+
+  void check_format() {
+    const std::string_view name = format::name;
+    report("format_name", is_snake_case(name), "'", name, "' is not snake_case");
+    check_params<format>(t_.params());
+    report("params_in_range", true);
+  }
+
+  void check_buffers() {
+    const auto buffers = copy_buffers(t_);
+    std::set<std::string> names;
+    std::uint64_t bits = 0;
+    for (const stored_buffer& b : buffers) {
+      report("buffer_name", is_snake_case(b.name), "'", b.name, "' is not snake_case");
+      report("buffer_names_differ", names.insert(b.name).second, "two are called '", b.name, "'");
+      index_t size = element_size(b.type);
+      for (const index_t extent : b.shape) size = checked_mul(size, extent, b.name);
+      report("buffer_extents", size == b.bytes.size(), "'", b.name, "' has ", b.bytes.size(),
+             " bytes, its extents say ", size);
+      bits += 8U * b.bytes.size();
+    }
+    report("storage_bits", t_.storage_bits() == bits, "are ", t_.storage_bits(),
+           ", the buffers hold ", bits);
+    const std::string change = first_difference(buffers, copy_buffers(t_));
+    report("buffers_stay", change.empty(), "two visits differ: ", change);
+  }
+
+  /// Ranges of every kind; all of them for few rows.
+  [[nodiscard]] std::vector<row_range> ranges() const {
+    const index_t rows = t_.shape().rows;
+    if (rows > 5) {
+      return {{0, 0},           {0, 1},       {0, rows},           {1, rows - 1},
+              {rows - 1, rows}, {rows, rows}, {rows / 3, rows / 2}};
+    }
+    std::vector<row_range> list;
+    for (index_t begin = 0; begin <= rows; ++begin) {
+      for (index_t end = begin; end <= rows; ++end) list.push_back({begin, end});
+    }
+    return list;
+  }
+
+  void check_values() {
+    const shape2 shape = t_.shape();
+    const auto whole = value_bits(t_);
+    const auto bad = std::find_if(whole.begin(), whole.end(), [](std::uint32_t bits) {
+      return (bits & 0x7f800000U) == 0x7f800000U;
+    });
+    const auto place = static_cast<index_t>(bad - whole.begin());
+    report("finite", bad == whole.end(), "value (", place / std::max<index_t>(shape.cols, 1), ", ",
+           place % std::max<index_t>(shape.cols, 1), ") is NaN or Inf");
+
+    std::string wrong;
+    std::string stray;
+    for (const row_range range : ranges()) {
+      guarded_matrix out({range.size(), shape.cols});
+      t_.dequantize(range, out.view());
+      const auto text = [&] {
+        return lowbit::detail::message("[", range.begin, ", ", range.end, ")");
+      };
+      if (!out.is_intact() && stray.empty()) stray = text();
+      for (index_t r = 0; r < range.size() && wrong.empty(); ++r) {
+        for (index_t c = 0; c < shape.cols && wrong.empty(); ++c) {
+          if (out.bits(r, c) != whole[(range.begin + r) * shape.cols + c]) {
+            wrong = text() + lowbit::detail::message(" at row ", range.begin + r, ", column ", c);
+          }
+        }
+      }
+    }
+    report("row_ranges", wrong.empty(), "differ from the whole: rows ", wrong);
+    report("writes_inside", stray.empty(), "elements around the output were written for rows ",
+           stray);
+  }
+
+  void check_refusals() {
+    const auto [rows, cols] = t_.shape();
+    const auto refuses = [&, this](const char* check, row_range range, shape2 out) {
+      expect_refusal(check, error_kind::shape, [&, this] {
+        guarded_matrix values(out);
+        t_.dequantize(range, values.view());
+      });
+    };
+    refuses("refuses_range_past_the_end", {0, rows + 1}, {rows + 1, cols});
+    refuses("refuses_empty_range_past_the_end", {rows + 1, rows + 1}, {0, cols});
+    refuses("refuses_reversed_range", {1, 0}, {0, cols});
+    refuses("refuses_more_output_rows", {0, rows}, {rows + 1, cols});
+    refuses("refuses_more_output_columns", {0, rows}, {rows, cols + 1});
+    if (rows > 0) refuses("refuses_fewer_output_rows", {0, rows}, {rows - 1, cols});
+    if (cols > 0) refuses("refuses_fewer_output_columns", {0, rows}, {rows, cols - 1});
+  }
+
+  /// `other` must be the tensor under test in every respect.
+  void expect_same(const std::string& check, const T& other) {
+    report(check + "_shape", other.shape() == t_.shape(), "is another");
+    report(check + "_params", other.params() == t_.params(), "are others");
+    const std::string change = first_difference(copy_buffers(t_), copy_buffers(other));
+    report(check + "_buffers", change.empty(), change);
+    report(check + "_storage_bits", other.storage_bits() == t_.storage_bits(), "are ",
+           other.storage_bits(), " instead of ", t_.storage_bits());
+    report(check + "_values", value_bits(other) == value_bits(t_), "dequantize() gives others");
+  }
+
+  void check_round_trip() { expect_same("round_trip", rebuild(copy_buffers(t_))); }
+
+  void check_moves() {
+    T first = rebuild(copy_buffers(t_));
+    T moved(std::move(first));
+    expect_same("move", moved);
+    T target = different();
+    target = std::move(moved);
+    expect_same("move_assignment", target);
+    if constexpr (std::copyable<T>) {
+      T copy(target);
+      expect_same("copy", copy);
+      T other = different();
+      copy = other;
+      expect_same("copied_from", target);
+      other = target;
+      expect_same("copy_assignment", other);
+    }
+  }
+
+  /// The same shape with other content, if the format accepts zeros; so that an assignment that
+  /// does nothing shows.
+  [[nodiscard]] T different() const {
+    auto buffers = copy_buffers(t_);
+#if LOWBIT_EXCEPTIONS
+    auto zeros = buffers;
+    for (stored_buffer& b : zeros) std::fill(b.bytes.begin(), b.bytes.end(), std::byte{0});
+    try {
+      return rebuild(std::move(zeros));
+    } catch (const error&) {  // zeros mean nothing in this format
+    }
+#endif
+    return rebuild(std::move(buffers));
+  }
+
+  void check_damage() {
+    const auto buffers = copy_buffers(t_);
+    bool has_bytes = false;
+    for (index_t i = 0; i < buffers.size(); ++i) {
+      if (buffers[i].bytes.empty()) continue;
+      has_bytes = true;
+      const std::string& name = buffers[i].name;
+
+      auto fewer = buffers;
+      fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(i));
+      expect_refusal("refuses_missing/" + name, error_kind::format,
+                     [&] { discard(rebuild(fewer)); });
+
+      auto longer = buffers;
+      const index_t part = longer[i].bytes.size() / std::max<index_t>(first_extent(longer[i]), 1);
+      longer[i].bytes.resize(longer[i].bytes.size() + part);
+      if (longer[i].shape.empty()) longer[i].shape.push_back(1);
+      ++longer[i].shape.front();
+      expect_refusal("refuses_other_extents/" + name, error_kind::format,
+                     [&] { discard(rebuild(longer)); });
+
+      check_corrupt(buffers, i);
+    }
+    if (!has_bytes) return;
+    expect_refusal("refuses_another_shape", error_kind::format, [&, this] {
+      memory_source source(buffers);
+      const shape2 shape = t_.shape();
+      discard(T::from_buffers({shape.rows + 1, shape.cols}, t_.params(), source));
+    });
+  }
+  static void discard(const T&) noexcept {}
+  [[nodiscard]] static index_t first_extent(const stored_buffer& b) noexcept {
+    return b.shape.empty() ? 1 : b.shape.front();
+  }
+
+  /// Whatever the bytes: a refusal, or a tensor that holds them and that can be read. That nothing
+  /// is read out of bounds shows under a sanitizer.
+  void check_corrupt([[maybe_unused]] const std::vector<stored_buffer>& buffers,
+                     [[maybe_unused]] index_t which) {
+#if LOWBIT_EXCEPTIONS
+    constexpr std::array<std::uint8_t, 3> patterns{0xff, 0x80, 0x55};
+    for (const std::uint8_t pattern : patterns) {
+      auto damaged = buffers;
+      std::fill(damaged[which].bytes.begin(), damaged[which].bytes.end(), std::byte{pattern});
+      const std::string check = "corrupt/" + damaged[which].name;
+      try {
+        const T t = rebuild(damaged);
+        static_cast<void>(value_bits(t));
+        const std::string change = first_difference(damaged, copy_buffers(t));
+        report(check, change.empty(), "was accepted, but changed: ", change);
+      } catch (const error& e) {
+        report(check, e.kind() == error_kind::format, "refused with the wrong kind: ", e.what());
+      }
+    }
+#endif
+  }
+
+  /// The planes and coefficients give the values of dequantize() up to rounding: each of the
+  /// planes + 1 terms may have been rounded once, and their sum was rounded at most once per term
+  /// and once at the end. So, with u = 2^-24 and subnormals rounded to 2^-150 at worst,
+  ///   |difference| <= (planes + 3) (u (|offset| + sum of |c_i| b_i) + 2^-150).
+  void check_planes() requires bit_serial_operand<T> {
+    const shape2 shape = t_.shape();
+    const layout::bit_matrix& planes = t_.planes();
+    const index_t count = planes.planes();
+    report("planes_shape", planes.shape() == shape, "is [", planes.shape().rows, ", ",
+           planes.shape().cols, "]");
+    report("planes_padding", planes.padding_is_zero(), "has set bits");
+    const index_t group_size = t_.group_size();
+    report("group_size", group_size > 0 || shape.cols == 0, "is 0");
+    if (planes.shape() != shape || (group_size == 0 && shape.cols > 0)) return;
+
+    const auto whole = value_bits(t_);
+    std::vector<float> coefficients(count);
+    std::string wrong;
+    for (index_t r = 0; r < shape.rows; ++r) {
+      for (index_t c = 0; c < shape.cols && wrong.empty(); ++c) {
+        const double offset =
+            static_cast<double>(t_.plane_coefficients(r, c / group_size, coefficients));
+        double sum = offset;
+        double magnitude = std::fabs(offset);
+        for (index_t p = 0; p < count; ++p) {
+          if (!planes.bit(p, r, c)) continue;
+          sum += static_cast<double>(coefficients[p]);
+          magnitude += std::fabs(static_cast<double>(coefficients[p]));
+        }
+        const float value = std::bit_cast<float>(whole[r * shape.cols + c]);
+        const double bound = static_cast<double>(count + 3) * (0x1p-24 * magnitude + 0x1p-150);
+        if (!(std::fabs(sum - static_cast<double>(value)) <= bound)) {
+          wrong = lowbit::detail::message("row ", r, ", column ", c, " is ", sum, " instead of ",
+                                          value);
+        }
+      }
+    }
+    report("planes_are_the_values", wrong.empty(), wrong);
+  }
+
+  findings& list_;
+  std::string prefix_;
+  const T& t_;
+};
+
+template <quantized_tensor T>
+void append_tensor_checks(findings& list, std::string prefix, const T& t) {
+  tensor_checks<T>(list, std::move(prefix), t).run();
+}
+
+}  // namespace detail
+
+/// Checks everything that core/quantized_tensor.hpp promises of any tensor: params in range; named
+/// buffers whose extents, bytes and storage_bits() agree; dequantize() of any row range, inside its
+/// output only; refusals of what does not fit; the way through buffers and back; moves and copies;
+/// missing and damaged buffers; and, for bit_serial_operand, planes that are the values.
+template <quantized_tensor T>
+[[nodiscard]] findings check_tensor(const T& t) {
+  findings list;
+  detail::append_tensor_checks(list, "", t);
+  return list;
+}
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::testing
