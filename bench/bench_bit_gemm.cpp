@@ -33,10 +33,9 @@
 
 using namespace lowbit;
 
-// Limits
-// ------------------------------------------------------------------------------------------- Each
-// adds popcount(x & w[i]) to a sum of its own, 8 registers side by side: no load, no chain longer
-// than one add. The empty asm makes x new in every round, so that nothing moves out of the loop.
+// Limits -----------------------------------------------------------------------------------------
+// Each adds popcount(x & w[i]) to a sum of its own, several registers side by side: no load, no
+// chain longer than an add. The empty asm makes x new in every round, so that the loop stays.
 namespace {
 
 using limit_fn = std::uint64_t (*)(std::uint64_t rounds);
@@ -180,8 +179,7 @@ double peak_bit_macs(cpu::cpu_set allowed) {
   return peak;
 }
 
-// Products
-// -----------------------------------------------------------------------------------------
+// Products ---------------------------------------------------------------------------------------
 struct product_shape {
   unsigned weight_bits;
   unsigned activation_bits;
@@ -281,8 +279,7 @@ void run_eigen(benchmark::State& state, const product_shape& s) {
   count(state, s.macs(), 4.0 * static_cast<double>(w.size() + x.size() + y.size()));
 }
 
-// Packing
-// ------------------------------------------------------------------------------------------
+// Packing ----------------------------------------------------------------------------------------
 void run_pack_weights(benchmark::State& state, unsigned bits, shape2 shape, index_t group_size) {
   const layout::bit_matrix w = random_planes(bits, shape, 1);
   for (auto _ : state) {

@@ -53,15 +53,17 @@
 #endif
 
 // LOWBIT_ABI_NAMESPACE: an inline namespace that spells the version, whether exceptions are on, and
-// the instruction sets that the consumer's flags allow. One letter per feature that is on:
-// e = exceptions; s = SSE4.2/POPCNT, a = AVX, f = FMA, b = AVX2, w = AVX-512 (any), v = AVX-512
-// popcount/VNNI group, d = NEON dot product, i = NEON int8 matrix product.
+// the instruction sets that the consumer's flags allow, one letter for each that is on: s = SSE3 to
+// SSE4.2 or POPCNT, a = AVX, f = FMA, b = AVX2, BMI or F16C, m = AVX-VNNI, w = AVX-512F, x = its
+// BW, DQ or VL, v = its VNNI, p = its VPOPCNTDQ, g = its BITALG or VBMI, d = NEON dot product, i =
+// NEON int8 matrix product or SVE; e = exceptions.
 #if LOWBIT_EXCEPTIONS
 #define LOWBIT_DETAIL_TAG_E e
 #else
 #define LOWBIT_DETAIL_TAG_E
 #endif
-#if defined(__SSE4_2__) || defined(__SSE4_1__) || defined(__SSSE3__) || defined(__POPCNT__)
+#if defined(__SSE3__) || defined(__SSSE3__) || defined(__SSE4_1__) || defined(__SSE4_2__) || \
+    defined(__POPCNT__)
 #define LOWBIT_DETAIL_TAG_S s
 #else
 #define LOWBIT_DETAIL_TAG_S
@@ -76,21 +78,40 @@
 #else
 #define LOWBIT_DETAIL_TAG_F
 #endif
-#if defined(__AVX2__) || defined(__BMI2__) || defined(__F16C__)
+#if defined(__AVX2__) || defined(__BMI__) || defined(__BMI2__) || defined(__F16C__)
 #define LOWBIT_DETAIL_TAG_B b
 #else
 #define LOWBIT_DETAIL_TAG_B
+#endif
+#if defined(__AVXVNNI__)
+#define LOWBIT_DETAIL_TAG_M m
+#else
+#define LOWBIT_DETAIL_TAG_M
 #endif
 #if defined(__AVX512F__)
 #define LOWBIT_DETAIL_TAG_W w
 #else
 #define LOWBIT_DETAIL_TAG_W
 #endif
-#if defined(__AVX512VPOPCNTDQ__) || defined(__AVX512VNNI__) || defined(__AVXVNNI__) || \
-    defined(__AVX512BITALG__)
+#if defined(__AVX512BW__) || defined(__AVX512DQ__) || defined(__AVX512VL__)
+#define LOWBIT_DETAIL_TAG_X x
+#else
+#define LOWBIT_DETAIL_TAG_X
+#endif
+#if defined(__AVX512VNNI__)
 #define LOWBIT_DETAIL_TAG_V v
 #else
 #define LOWBIT_DETAIL_TAG_V
+#endif
+#if defined(__AVX512VPOPCNTDQ__)
+#define LOWBIT_DETAIL_TAG_P p
+#else
+#define LOWBIT_DETAIL_TAG_P
+#endif
+#if defined(__AVX512BITALG__) || defined(__AVX512VBMI__)
+#define LOWBIT_DETAIL_TAG_G g
+#else
+#define LOWBIT_DETAIL_TAG_G
 #endif
 #if defined(__ARM_FEATURE_DOTPROD)
 #define LOWBIT_DETAIL_TAG_D d
@@ -103,14 +124,15 @@
 #define LOWBIT_DETAIL_TAG_I
 #endif
 
-#define LOWBIT_DETAIL_JOIN_(major, minor, t1, t2, t3, t4, t5, t6, t7, t8, t9) \
-  v##major##_##minor##_##t1##t2##t3##t4##t5##t6##t7##t8##t9
+#define LOWBIT_DETAIL_JOIN_(major, minor, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11, t12, t13) \
+  v##major##_##minor##_##t1##t2##t3##t4##t5##t6##t7##t8##t9##t10##t11##t12##t13
 #define LOWBIT_DETAIL_JOIN(...) LOWBIT_DETAIL_JOIN_(__VA_ARGS__)
 #define LOWBIT_ABI_NAMESPACE                                                          \
   LOWBIT_DETAIL_JOIN(LOWBIT_VERSION_MAJOR, LOWBIT_VERSION_MINOR, LOWBIT_DETAIL_TAG_E, \
                      LOWBIT_DETAIL_TAG_S, LOWBIT_DETAIL_TAG_A, LOWBIT_DETAIL_TAG_F,   \
-                     LOWBIT_DETAIL_TAG_B, LOWBIT_DETAIL_TAG_W, LOWBIT_DETAIL_TAG_V,   \
-                     LOWBIT_DETAIL_TAG_D, LOWBIT_DETAIL_TAG_I)
+                     LOWBIT_DETAIL_TAG_B, LOWBIT_DETAIL_TAG_M, LOWBIT_DETAIL_TAG_W,   \
+                     LOWBIT_DETAIL_TAG_X, LOWBIT_DETAIL_TAG_V, LOWBIT_DETAIL_TAG_P,   \
+                     LOWBIT_DETAIL_TAG_G, LOWBIT_DETAIL_TAG_D, LOWBIT_DETAIL_TAG_I)
 
 // The canonical layout is little-endian; a big-endian port would have to swap on load and store.
 static_assert(std::endian::native == std::endian::little,

@@ -1,6 +1,7 @@
 // What reading a file allocates is bounded by the size of the file, never by a number in it. The
 // global operator new of this test program counts.
-#include <atomic>
+#include <malloc.h>
+
 #include <cstdlib>
 #include <new>
 
@@ -9,31 +10,33 @@
 
 namespace {
 
-std::atomic<std::size_t> bytes_in_use{0};
-std::atomic<std::size_t> most_bytes{0};
-constexpr std::size_t header_bytes = 16;  // keeps the size, and the alignment
+std::size_t bytes_in_use = 0;
+std::size_t most_bytes = 0;
 
-void* counted_new(std::size_t size) {
-  auto* const start = static_cast<std::size_t*>(std::malloc(size + header_bytes));
-  if (start == nullptr) throw std::bad_alloc();
-  *start = size;
-  const std::size_t now = bytes_in_use += size;
-  for (std::size_t most = most_bytes; now > most && !most_bytes.compare_exchange_weak(most, now);) {
-  }
-  return reinterpret_cast<char*>(start) + header_bytes;
+void* counted_new(std::size_t size) noexcept {
+  void* const p = std::malloc(size);
+  bytes_in_use += ::malloc_usable_size(p);
+  most_bytes = std::max(most_bytes, bytes_in_use);
+  return p;
+}
+
+void* counted_new_or_throw(std::size_t size) {
+  void* const p = counted_new(size);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
 }
 
 void counted_delete(void* p) noexcept {
-  if (p == nullptr) return;
-  auto* const start = reinterpret_cast<std::size_t*>(static_cast<char*>(p) - header_bytes);
-  bytes_in_use -= *start;
-  std::free(start);
+  bytes_in_use -= ::malloc_usable_size(p);
+  std::free(p);
 }
 
 }  // namespace
 
-void* operator new(std::size_t size) { return counted_new(size); }
-void* operator new[](std::size_t size) { return counted_new(size); }
+void* operator new(std::size_t size) { return counted_new_or_throw(size); }
+void* operator new[](std::size_t size) { return counted_new_or_throw(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return counted_new(size); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return counted_new(size); }
 void operator delete(void* p) noexcept { counted_delete(p); }
 void operator delete[](void* p) noexcept { counted_delete(p); }
 void operator delete(void* p, std::size_t) noexcept { counted_delete(p); }

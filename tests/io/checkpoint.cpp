@@ -210,6 +210,19 @@ TEST_CASE("a tensor with params out of range is not written") {
   CHECK_THROWS_AS(writer.set_provenance("k", "v"), lowbit::value_error);
 }
 
+TEST_CASE("the writer refuses records that the reader would") {
+  const temporary_folder folder;
+  const auto refusal = [&](lowbit::shape2 shape) {
+    checkpoint_writer writer(folder / "f");
+    return message_of<lowbit::shape_error>([&] { writer.add("w", other_tensor{shape}); });
+  };
+  const std::string where = "'" + (folder / "f").string() + "': tensor 'w': ";
+  const index_t large = index_t{1} << 40U;
+  CHECK(refusal({large, large}) ==
+        where + "shape: 8796093022208 * 1099511627776 overflows 64 bits");
+  CHECK(refusal({large, 0}).starts_with(where + "shape: [1099511627776, 0] holds no values"));
+}
+
 TEST_CASE("a quantized tensor goes through a file and means the same") {
   const temporary_folder folder;
   const std::vector<float> weights{0.5F, -1.0F, 0.25F, 3.0F, -2.0F, 0.125F};

@@ -78,6 +78,20 @@ struct affine_levels {
   return std::fma(levels.scale, static_cast<float>(u), levels.offset);
 }
 
+/// The values of many codes, into out[0 .. codes.size()): a table of the levels where that is less
+/// work than decoding each.
+inline void decode(const affine_grid& grid, const affine_levels& levels,
+                   std::span<const std::uint8_t> codes, float* out) noexcept {
+  const unsigned level_count = 1U << grid.bits;
+  if (level_count > codes.size()) {
+    for (index_t i = 0; i < codes.size(); ++i) out[i] = decode(grid, levels, codes[i]);
+    return;
+  }
+  float table[256];
+  for (unsigned u = 0; u < level_count; ++u) table[u] = decode(grid, levels, u);
+  for (index_t i = 0; i < codes.size(); ++i) out[i] = table[codes[i]];
+}
+
 /// Whether every level is a finite float. Levels grow with their code, so the ends tell.
 [[nodiscard]] inline bool has_finite_levels(const affine_grid& grid,
                                             const affine_levels& levels) noexcept {

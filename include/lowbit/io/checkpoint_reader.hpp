@@ -45,8 +45,8 @@ class checkpoint_reader {
   [[nodiscard]] metadata_map provenance() const {
     metadata_map out;
     for (const auto& [key, value] : file_.metadata()) {
-      if (const auto name = detail::after(detail::provenance_prefix, key))
-        out.emplace(*name, value);
+      const auto name = detail::after(detail::provenance_prefix, key);
+      if (name) out.emplace(*name, value);
     }
     return out;
   }

@@ -22,7 +22,8 @@ class checkpoint_writer {
 
   /// Appends a quantized tensor: each buffer as the entry NAME.BUFFER, and a record. Refuses, as
   /// safetensors_writer::add() does, names that are taken and buffers whose bytes do not fit their
-  /// shape; params outside their range (value); and a full disk (system).
+  /// shape; a shape that overflows (shape); params outside their range (value); and a full disk
+  /// (system).
   template <quantized_tensor T>
   void add(std::string_view name, const T& tensor) {
     using format = typename T::format;
@@ -35,7 +36,11 @@ class checkpoint_writer {
                                  .buffers = {}};
     record.buffers = add_buffers(name, tensor);
     tensors_.emplace(name);
-    file_.set_metadata(detail::join(detail::tensor_prefix, name), detail::record_text(record));
+    const std::string text = detail::record_text(record);
+    // What the reader would refuse is refused here: shapes that overflow, buffers without a name.
+    static_cast<void>(detail::parse_record(
+        text, detail::message("'", file_.path().native(), "': tensor ", detail::in_quotes(name))));
+    file_.set_metadata(detail::join(detail::tensor_prefix, name), text);
     step.done();
   }
 

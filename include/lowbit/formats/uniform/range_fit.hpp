@@ -3,9 +3,9 @@
 //
 //   min_max     the grid spans the least and the greatest value
 //   percentile  the grid spans the central `percentile` % of the values, the rest is clipped
-//   least_mse   search for the least sum of h (x - x̂)²: shrink the min-max range step by step
-//               (towards zero; offset grids, which need not span zero, towards the mean), then
-//               alternate {nearest codes, least-squares levels} from the best of them
+//   least_mse   search for the least sum of h (x - x̂)²: shrink the range of the values with h > 0
+//               step by step (towards zero; offset grids, which need not span zero, towards the
+//               mean), then alternate {nearest codes, least-squares levels} from the best of them
 //
 // Sign grids have no range: their scale is always the least-squares one, mean |x|.
 //
@@ -104,6 +104,17 @@ struct range_fit {
     return {std::fma(range.low - pivot, share, pivot), std::fma(range.high - pivot, share, pivot)};
   }
 
+  /// The range of the values that have an importance; some h is above 0.
+  [[nodiscard]] static value_range important_range(std::span<const float> x,
+                                                   std::span<const float> h) {
+    if (h.empty()) return find_range(x);
+    std::vector<float> values;
+    for (index_t i = 0; i < x.size(); ++i) {
+      if (h[i] > 0.0F) values.push_back(x[i]);
+    }
+    return find_range(values);
+  }
+
   /// sum(h x) / sum(h) of x, which is not empty; some h is above 0.
   [[nodiscard]] static float mean(std::span<const float> x, std::span<const float> h) noexcept {
     double sum = 0.0;
@@ -192,10 +203,10 @@ struct range_fit {
   [[nodiscard]] static affine_levels search(const affine_grid& grid, scale_type type,
                                             std::span<const float> x, std::span<const float> h) {
     code_buffer codes(x.size());
-    const value_range full = find_range(x);
-    affine_levels best = span_range(grid, type, full);
+    affine_levels best = span_range(grid, type, find_range(x));
     if (best.scale == 0.0F || !std::isfinite(best.scale) || !std::isfinite(best.offset))
       return best;
+    const value_range full = important_range(x, h);
     const float pivot = grid.kind == symmetry::offset ? mean(x, h) : 0.0F;
     double best_error = nearest_error(grid, best, x, h, codes);
     const auto keep_if_better = [&](const affine_levels& levels) {
@@ -206,7 +217,7 @@ struct range_fit {
       best_error = error;
       return true;
     };
-    for (int part = shrink_parts - 1; part >= smallest_shrink; --part) {
+    for (int part = h.empty() ? shrink_parts - 1 : shrink_parts; part >= smallest_shrink; --part) {
       keep_if_better(span_range(grid, type, shrink(full, pivot, part)));
     }
     for (int round = 0; round < refine_rounds; ++round) {

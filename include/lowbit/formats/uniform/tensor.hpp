@@ -53,16 +53,12 @@ class uniform_tensor {
                  out.rows(), ", ", out.cols(), "]");
     if (out.empty()) return;
     aligned_buffer<std::uint8_t> codes(shape_.cols);
-    std::array<float, 256> levels;
-    const auto level_count = index_t{1} << params_.bits;
     for (index_t r = 0; r < rows.size(); ++r) {
       layout::unpack_row(planes_, rows.begin + r, codes.span());
-      float* const y = out.row(r).data();
       for (index_t begin = 0, g = 0; begin < shape_.cols; begin += group_size_, ++g) {
-        const affine_levels group = levels_of(rows.begin + r, g);
-        for (unsigned u = 0; u < level_count; ++u) levels[u] = decode(grid(), group, u);
-        const index_t end = std::min(begin + group_size_, shape_.cols);
-        for (index_t c = begin; c < end; ++c) y[c] = levels[codes[c]];
+        const index_t size = std::min(group_size_, shape_.cols - begin);
+        decode(grid(), levels_of(rows.begin + r, g), codes.span().subspan(begin, size),
+               out.row(r).data() + begin);
       }
     }
   }

@@ -107,6 +107,7 @@ class strict_object {
     asked_.emplace(name);
     return *found;
   }
+  /// The same, which must also be a text, an integer of 63 bits and a sign, a number, an array.
   [[nodiscard]] const std::string& text(std::string_view name) {
     const json& field = at(name);
     check_type(field.is_string(), name, "a text", field);

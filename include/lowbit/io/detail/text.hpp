@@ -17,6 +17,8 @@
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::io::detail {
 
+static_assert(sizeof(index_t) == 8, "io maps files of any size: it needs 64-bit addresses");
+
 using lowbit::detail::message;
 
 /// The length in bytes of the code point that `text` starts with; 0 where `text` is empty or does

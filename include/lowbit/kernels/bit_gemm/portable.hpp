@@ -16,6 +16,13 @@
 #include "lowbit/kernels/bit_gemm/contract.hpp"
 #include "lowbit/linalg/simd.hpp"
 
+#if defined(__GNUC__) && !defined(__clang__)
+// g++ 12 warns of its own _mm512_srli_epi64, inlined here by a build with AVX-512.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::portable {
 namespace detail {
 
@@ -171,3 +178,7 @@ inline void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
 }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::portable
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

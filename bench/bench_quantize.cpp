@@ -1,0 +1,94 @@
+// bench_quantize: how fast weights are quantized, and what is left of them. One thread.
+//
+//   quantize/<format>/<name=value,...>/N<n>_K<k>
+//
+// Every format of formats::all with its default options, and the uniform format over bits, symmetry
+// and range method. Weights are a seeded standard normal. Counters: weights_per_second,
+// bits_per_weight (everything stored) and relative_mse, so that speed is never read without
+// quality.
+#include <benchmark/benchmark.h>
+
+#include <string>
+#include <vector>
+
+#include "lowbit/lowbit.hpp"
+
+namespace {
+
+using namespace lowbit;
+
+/// An n x n standard normal matrix, made once per size.
+matrix_view<const float> normal_matrix(index_t n) {
+  static std::vector<float> values;
+  if (values.size() != n * n) {
+    values.resize(n * n);
+    for (index_t i = 0; i < values.size(); ++i) values[i] = random_normal(42, i);
+  }
+  return {values.data(), n, n};
+}
+
+/// The fields of a quantizer whose values differ from the defaults' text, or all of them.
+template <quantizer Q>
+std::string describe_options(Q q) {
+  struct lister final : params_visitor {
+    std::string text;
+    void put(field f, std::string_view value) {
+      text.append(text.empty() ? "" : ",").append(f.name).append("=").append(value);
+    }
+    void integer(field f, std::int64_t& value, std::int64_t, std::int64_t) override {
+      put(f, std::to_string(value));
+    }
+    void real(field f, double& value, double, double) override {
+      put(f, lowbit::detail::message(value));
+    }
+    void choice(field f, std::size_t& index, std::span<const std::string_view> names) override {
+      put(f, names[index]);
+    }
+  } fields;
+  Q::describe(q, fields);
+  return fields.text;
+}
+
+template <quantizer Q>
+void add(const Q& q, index_t n) {
+  const std::string name = lowbit::detail::message("quantize/", format_of<Q>::name, "/",
+                                                   describe_options(q), "/N", n, "_K", n);
+  benchmark::RegisterBenchmark(name.c_str(), [q, n](benchmark::State& state) {
+    const auto weights = normal_matrix(n);
+    for (auto _ : state) {
+      auto tensor = q.quantize(weights, {});
+      benchmark::DoNotOptimize(tensor);
+    }
+    const auto tensor = q.quantize(weights, {});
+    state.counters["weights_per_second"] = benchmark::Counter(
+        static_cast<double>(n * n), benchmark::Counter::kIsIterationInvariantRate);
+    state.counters["bits_per_weight"] = bits_per_weight(tensor);
+    state.counters["relative_mse"] = ops::weight_error(weights, tensor).relative_mse();
+  })->Unit(benchmark::kMillisecond);
+}
+
+void add_all() {
+  formats::all::for_each([]<class Q>(std::type_identity<Q>) { add(Q{}, 4096); });
+  using formats::range_method;
+  for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
+    for (const unsigned bits : {1U, 2U, 3U, 4U, 8U}) {
+      for (const auto method :
+           {range_method::min_max, range_method::percentile, range_method::least_mse}) {
+        const formats::uniform_quantizer q{.params = {.bits = bits, .kind = kind, .group_size = 64},
+                                           .fit = {.method = method}};
+        const bool searches = method != range_method::min_max;
+        add(q, searches ? 1024 : 4096);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}
