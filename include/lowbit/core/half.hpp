@@ -35,18 +35,19 @@ struct bfloat16 {
   return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16U);
 }
 
-/// Exact. Branch-free but for the selection, so that loops over it vectorise.
+/// Exact. Masks instead of branches or selections, so that compilers vectorise loops over it.
 [[nodiscard]] constexpr float to_float(float16 value) noexcept {
   const std::uint32_t h = value.bits;
   const std::uint32_t sign = (h & 0x8000U) << 16U;
   const std::uint32_t magnitude = (h & 0x7fffU) << 13U;
-  // Normal and infinite: move the exponent from bias 15 to bias 127 (to 255 for the top exponent).
-  const std::uint32_t bias = magnitude >= 0x0f800000U ? 0x70000000U : 0x38000000U;
+  // Normal: move the exponent from bias 15 to bias 127; infinite and NaN: from 31 on to 255.
+  const std::uint32_t is_top = 0U - static_cast<std::uint32_t>(magnitude >= 0x0f800000U);
+  const std::uint32_t normal = magnitude + 0x38000000U + (is_top & 0x38000000U);
   // Subnormal: the fraction counts units of 2^-24; 0.5 + f * 2^-24 - 0.5 is exact.
   const float subnormal = std::bit_cast<float>((magnitude >> 13U) | 0x3f000000U) - 0.5F;
-  const std::uint32_t result =
-      magnitude < 0x00800000U ? std::bit_cast<std::uint32_t>(subnormal) : magnitude + bias;
-  return std::bit_cast<float>(result | sign);
+  const std::uint32_t is_subnormal = 0U - static_cast<std::uint32_t>(magnitude < 0x00800000U);
+  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(subnormal) & is_subnormal) |
+                              (normal & ~is_subnormal) | sign);
 }
 
 /// Rounds to nearest even; overflow gives infinity.

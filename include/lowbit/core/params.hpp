@@ -38,10 +38,10 @@ class params_visitor {
   /// `index` selects one of `names`.
   virtual void choice(field f, std::size_t& index, std::span<const std::string_view> names) = 0;
 
-  /// Integers and reals: `min` and `max` are inclusive.
+  /// Integers and reals: `min` and `max` are inclusive. A yes or no is an enumeration.
   template <class T>
-  requires std::is_arithmetic_v<T>
-  void operator()(field f, T& value, T min, T max) {
+  requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) void operator()(field f, T& value,
+                                                                                T min, T max) {
     if constexpr (std::is_integral_v<T>) {
       auto wide = static_cast<std::int64_t>(value);
       integer(f, wide, static_cast<std::int64_t>(min), static_cast<std::int64_t>(max));

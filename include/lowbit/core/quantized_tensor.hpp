@@ -107,7 +107,8 @@ class buffer_source {
  public:
   virtual ~buffer_source() = default;
   /// The bytes of buffer `name`. Refuses with error_kind::format unless the buffer exists with
-  /// exactly this type and shape; so what comes back has the size that they imply.
+  /// exactly this type and shape; so what comes back has the size that they imply. It has no
+  /// alignment: copy from it.
   virtual std::span<const std::byte> get(std::string_view name, element_type type,
                                          std::span<const index_t> shape) = 0;
 };

@@ -43,13 +43,13 @@ struct format_list {
 
   /// Calls f(std::type_identity<Q>{}) for every quantizer of the list.
   template <class F>
-  static void for_each(F&& f) {
+  static void for_each([[maybe_unused]] F&& f) {
     (f(std::type_identity<Qs>{}), ...);
   }
 
   /// Calls f for the quantizer whose format has this name; false if there is none.
   template <class F>
-  static bool visit(std::string_view name, F&& f) {
+  static bool visit([[maybe_unused]] std::string_view name, [[maybe_unused]] F&& f) {
     return ((std::string_view{format_of<Qs>::name} == name ? (f(std::type_identity<Qs>{}), true)
                                                            : false) ||
             ...);
