@@ -27,6 +27,10 @@ struct field {
 template <class E>
 inline constexpr std::string_view enum_names[] = {""};
 
+/// What a field that is a number may be. A yes or no is an enumeration.
+template <class T>
+concept number_field = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
+
 /// Visits the fields of a params aggregate. A visitor may read or replace the values; what it
 /// leaves there must be in range, which check() verifies.
 class params_visitor {
@@ -38,10 +42,9 @@ class params_visitor {
   /// `index` selects one of `names`.
   virtual void choice(field f, std::size_t& index, std::span<const std::string_view> names) = 0;
 
-  /// Integers and reals: `min` and `max` are inclusive. A yes or no is an enumeration.
-  template <class T>
-  requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) void operator()(field f, T& value,
-                                                                                T min, T max) {
+  /// Integers and reals: `min` and `max` are inclusive.
+  template <number_field T>
+  void operator()(field f, T& value, T min, T max) {
     if constexpr (std::is_integral_v<T>) {
       auto wide = static_cast<std::int64_t>(value);
       integer(f, wide, static_cast<std::int64_t>(min), static_cast<std::int64_t>(max));

@@ -94,7 +94,7 @@ class quantized_activations {
  private:
   [[nodiscard]] affine_grid grid() const noexcept { return {params_.bits, params_.kind}; }
 
-  void quantize_group(std::span<const float> row, index_t token, index_t group) noexcept {
+  void quantize_group(std::span<const float> row, index_t token, index_t group) {
     const index_t begin = group * params_.group_size;
     const auto x = row.subspan(begin, std::min(params_.group_size, shape_.cols - begin));
     affine_levels levels;
@@ -103,9 +103,16 @@ class quantized_activations {
     } else {
       const value_range range = find_range(x);
       levels = levels_for_range(grid(), range);
-      // A range wider than a float can span is clipped rather than made infinite.
-      levels.scale = std::min(levels.scale, std::numeric_limits<float>::max());
-      levels.zero_point = zero_point_for(grid(), range, levels.scale);
+      // A range that a float cannot span, or only with levels beyond it (scales and zero points are
+      // rounded), is clipped rather than made infinite.
+      constexpr float nearly_max = 0x1.fffffcp127F;  // over n, times n: never above the maximum
+      const auto half = static_cast<float>(grid().symmetric_zero());
+      levels.scale = std::min(levels.scale, nearly_max / half);
+      if (params_.kind == symmetry::asymmetric) {
+        levels.zero_point = zero_point_for(grid(), range, levels.scale);
+        const int reach = std::max(levels.zero_point, grid().steps() - levels.zero_point);
+        levels.scale = std::min(levels.scale, nearly_max / static_cast<float>(reach));
+      }
     }
     encode(grid(), levels, x, codes_.data() + token * shape_.cols + begin);
     levels_[token * groups_ + group] = levels;
