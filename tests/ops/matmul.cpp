@@ -18,6 +18,7 @@ namespace {
 using namespace lowbit;
 using formats::uniform_quantizer;
 using formats::uniform_tensor;
+using lowbit_test::message_of;
 
 constexpr double unit_roundoff = 0x1p-24;
 
@@ -304,12 +305,13 @@ TEST_CASE("what cannot be multiplied is refused with the reason") {
   const matrix narrow = matrix::normal(2, 63, 12);
   matrix y(2, 8), wrong(2, 7);
 
-  CHECK_THROWS_WITH(ops::matmul(narrow.view(), w, y.view(), ctx),
-                    "inputs have 63 channels, weights 64 columns");
-  CHECK_THROWS_WITH(ops::matmul(x.view(), w, wrong.view(), ctx),
-                    "the product is [2, 8], the output [2, 7]");
-  CHECK_THROWS_WITH(ops::matmul(x.view(), w, y.view(), ctx, {.path = ops::matmul_path::bit_serial}),
-                    "path bit_serial quantizes activations: set matmul_options::activations");
+  CHECK(message_of([&] { ops::matmul(narrow.view(), w, y.view(), ctx); }) ==
+        "inputs have 63 channels, weights 64 columns");
+  CHECK(message_of([&] { ops::matmul(x.view(), w, wrong.view(), ctx); }) ==
+        "the product is [2, 8], the output [2, 7]");
+  CHECK(message_of([&] {
+          ops::matmul(x.view(), w, y.view(), ctx, {.path = ops::matmul_path::bit_serial});
+        }) == "path bit_serial quantizes activations: set matmul_options::activations");
   CHECK_THROWS_AS(ops::matmul(x.view(), w, y.view(), ctx, {.activations = {{.bits = 9}}}),
                   value_error);
   CHECK_THROWS_AS(
@@ -318,6 +320,7 @@ TEST_CASE("what cannot be multiplied is refused with the reason") {
 
   matrix bad = x;
   bad.view()(1, 7) = NAN;
-  CHECK_THROWS_WITH(ops::matmul(bad.view(), w, y.view(), ctx, {.activations = {{.bits = 8}}}),
-                    "the activation matrix holds NaN at row 1, column 7");
+  CHECK(message_of([&] {
+          ops::matmul(bad.view(), w, y.view(), ctx, {.activations = {{.bits = 8}}});
+        }) == "the activation matrix holds NaN at row 1, column 7");
 }

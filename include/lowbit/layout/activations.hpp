@@ -31,8 +31,8 @@ struct activation_scaling {
 
 class quantized_activations {
  public:
-  /// Quantizes x [tokens, K]. Refuses NaN/Inf (value, with token and channel), bits outside 1..8
-  /// and symmetry offset (value).
+  /// Quantizes x [tokens, K]. Refuses NaN/Inf (value, with token and channel), ranges whose levels
+  /// overflow a float, bits outside 1..8 and symmetry offset (value).
   quantized_activations(matrix_view<const float> x, const activation_params& params)
       : params_(params), shape_(x.shape()) {
     LOWBIT_CHECK(params.bits >= 1 && params.bits <= 8, value, "activation bits = ", params.bits,
@@ -103,17 +103,10 @@ class quantized_activations {
     } else {
       const value_range range = find_range(x);
       levels = levels_for_range(grid(), range);
-      // A range that a float cannot span, or only with levels beyond it (scales and zero points are
-      // rounded), is clipped rather than made infinite.
-      constexpr float nearly_max = 0x1.fffffcp127F;  // over n, times n: never above the maximum
-      const auto half = static_cast<float>(grid().symmetric_zero());
-      levels.scale = std::min(levels.scale, nearly_max / half);
-      if (params_.kind == symmetry::asymmetric) {
-        levels.zero_point = zero_point_for(grid(), range, levels.scale);
-        const int reach = std::max(levels.zero_point, grid().steps() - levels.zero_point);
-        levels.scale = std::min(levels.scale, nearly_max / static_cast<float>(reach));
-      }
+      levels.zero_point = zero_point_for(grid(), range, levels.scale);
     }
+    LOWBIT_CHECK(has_finite_levels(grid(), levels), value, "the levels of token ", token,
+                 ", group ", group, " overflow: the activations are too large");
     encode(grid(), levels, x, codes_.data() + token * shape_.cols + begin);
     levels_[token * groups_ + group] = levels;
   }

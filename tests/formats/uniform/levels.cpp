@@ -183,7 +183,8 @@ TEST_CASE(
       const stored_uniform stored(q.quantize(normal.view(), {}));
       for (index_t n = 0; n < normal.shape.rows; ++n) {
         double largest = 0.0;
-        for (const float x : normal.view().row(n)) {
+        const auto row = normal.view().row(n);
+        for (const float x : row) {
           largest = std::max(largest, std::fabs(static_cast<double>(x)));
         }
         const double q_max = std::ldexp(1.0, static_cast<int>(bits) - 1) - 1.0;
