@@ -85,7 +85,7 @@ TEST_CASE("headers that are made of the smallest things do not allocate much") {
   constexpr int items = (1 << 14) + 1;
   const auto header = [](std::string_view begin, auto item, std::string_view end) {
     std::string text(begin);
-    for (int i = 0; i < items; ++i) text += (i == 0 ? "" : ",") + item(std::to_string(i));
+    for (int i = 0; i < items; ++i) text.append(i == 0 ? "" : ",").append(item(std::to_string(i)));
     return assemble({text + std::string(end), {}});
   };
   const auto names = header(

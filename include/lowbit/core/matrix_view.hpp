@@ -71,7 +71,8 @@ class matrix_view {
   }
   /// Columns [begin, end) as a view; the range must lie inside.
   [[nodiscard]] constexpr matrix_view middle_cols(index_t begin, index_t end) const noexcept {
-    return {data_ + begin, rows_, end - begin, row_stride_};
+    // Without rows the pointer may be null, to which nothing may be added.
+    return {rows_ == 0 ? data_ : data_ + begin, rows_, end - begin, row_stride_};
   }
 
  private:
