@@ -24,6 +24,7 @@
 
 #include "lowbit/core/random.hpp"
 #include "lowbit/kernels/bit_gemm/driver.hpp"
+#include "run.hpp"
 
 #if LOWBIT_X86_64
 #include <immintrin.h>
@@ -362,10 +363,5 @@ int main(int argc, char** argv) {
   char min_time[] = "--benchmark_min_time=0.2";
   std::vector<char*> args(argv, argv + argc);
   args.insert(args.begin() + 1, min_time);
-  int count = static_cast<int>(args.size());
-  benchmark::Initialize(&count, args.data());
-  if (benchmark::ReportUnrecognizedArguments(count, args.data())) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  return bench::run(static_cast<int>(args.size()), args.data());
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "lowbit/lowbit.hpp"
+#include "run.hpp"
 
 namespace {
 
@@ -87,8 +88,5 @@ void add_all() {
 
 int main(int argc, char** argv) {
   add_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
+  return bench::run(argc, argv);
 }
