@@ -290,7 +290,7 @@ class app {
   [[nodiscard]] static std::string shape_text(const std::vector<lowbit::index_t>& shape) {
     std::string text;
     for (const lowbit::index_t extent : shape) {
-      text += (text.empty() ? "" : " x ") + lowbit::detail::message(extent);
+      text.append(text.empty() ? "" : " x ").append(lowbit::detail::message(extent));
     }
     return text.empty() ? "scalar" : text;
   }

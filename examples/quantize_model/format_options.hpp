@@ -143,7 +143,8 @@ template <lowbit::quantizer Q>
 /// Adds one option per field ("--group-size" for group_size) that writes its text to `texts`.
 template <lowbit::quantizer Q>
 void add_field_options(CLI::App& app, field_texts& texts) {
-  const std::string group = "Parameters of format " + std::string(lowbit::format_of<Q>::name);
+  const std::string group =
+      lowbit::detail::message("Parameters of format ", lowbit::format_of<Q>::name);
   for (const field_text& f : list_fields(Q{})) {
     std::string option = "--" + f.name;
     std::replace(option.begin(), option.end(), '_', '-');

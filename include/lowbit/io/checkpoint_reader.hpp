@@ -200,7 +200,7 @@ class checkpoint_reader {
   [[nodiscard]] static std::string format_names() {
     std::string out;
     FormatList::for_each([&]<class Q>(std::type_identity<Q>) {
-      out += (out.empty() ? "" : ", ") + detail::in_quotes(format_of<Q>::name);
+      out.append(out.empty() ? "" : ", ").append(detail::in_quotes(format_of<Q>::name));
     });
     return out.empty() ? "none" : out;
   }

@@ -70,7 +70,8 @@ class params_json_reader final : public params_visitor {
   }
   [[nodiscard]] static std::string list(std::span<const std::string_view> names) {
     std::string out;
-    for (const std::string_view name : names) out += (out.empty() ? "" : ", ") + in_quotes(name);
+    for (const std::string_view name : names)
+      out.append(out.empty() ? "" : ", ").append(in_quotes(name));
     return out;
   }
 

@@ -104,7 +104,7 @@ class safetensors_writer {
   void set_metadata(std::string_view key, std::string_view value) {
     detail::writer_step step(state_, path_);
     const std::string label = detail::message("'", path_.native(), "': metadata ");
-    detail::check_json_text(key, label + "key " + detail::in_quotes(key));
+    detail::check_json_text(key, detail::message(label, "key ", detail::in_quotes(key)));
     detail::check_json_text(value, label + detail::in_quotes(key));
     metadata_.insert_or_assign(std::string(key), std::string(value));
     step.done();
@@ -145,7 +145,7 @@ class safetensors_writer {
                                               std::uint64_t begin, std::uint64_t end) {
     std::string extents;
     for (const index_t extent : shape) {
-      extents += (extents.empty() ? "" : ",") + detail::message(extent);
+      extents.append(extents.empty() ? "" : ",").append(detail::message(extent));
     }
     return detail::message("{\"dtype\":\"", dtype_name(type), "\",\"shape\":[", extents,
                            "],\"data_offsets\":[", begin, ",", end, "]}");

@@ -269,7 +269,7 @@ class quantizer_checks_run {
         test_matrix m = sample_;
         m.values[r * m.shape.cols + c] = bad.value;
         add_refusal_naming(
-            list_, "refuses_" + std::string(bad.name), error_kind::value,
+            list_, lowbit::detail::message("refuses_", bad.name), error_kind::value,
             {lowbit::detail::message("row ", r), lowbit::detail::message("column ", c)},
             [&, this] { static_cast<void>(q_.quantize(m.view(), {})); });
       }

@@ -116,7 +116,8 @@ inline void write_all(const file_descriptor& fd, std::span<const std::byte> byte
 [[nodiscard]] inline std::string temporary_name(const std::filesystem::path& target,
                                                 std::uint64_t random) {
   constexpr std::string_view letters = "abcdefghijklmnopqrstuvwxyz234567";
-  std::string name = "." + target.filename().native().substr(0, 200) + ".tmp-";
+  std::string name =
+      lowbit::detail::message(".", target.filename().native().substr(0, 200), ".tmp-");
   for (int i = 0; i < 6; ++i, random >>= 5U) name += letters[random & 31U];
   return name;
 }

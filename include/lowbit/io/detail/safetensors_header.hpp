@@ -46,7 +46,8 @@ class header_handler final : public nlohmann::json_sax<json> {
     return refuse(message("the negative number ", value));
   }
   bool number_float(number_float_t, const string_t& text) override {
-    return refuse("the number " + in_quotes(text));  // also integers that exceed 64 bits
+    return refuse(lowbit::detail::message("the number ",
+                                          in_quotes(text)));  // also integers that exceed 64 bits
   }
   bool binary(binary_t&) override { return refuse("binary data"); }
 
@@ -62,7 +63,7 @@ class header_handler final : public nlohmann::json_sax<json> {
       return true;
     }
     if (place_ != place::entry || field_ != dtype_field)
-      return refuse("the text " + in_quotes(text));
+      return refuse(lowbit::detail::message("the text ", in_quotes(text)));
     return set_type(text);
   }
 
