@@ -77,6 +77,7 @@ void add_all() {
            {range_method::min_max, range_method::percentile, range_method::least_mse}) {
         const formats::uniform_quantizer q{.params = {.bits = bits, .kind = kind, .group_size = 64},
                                            .fit = {.method = method}};
+        if (describe_options(q) == describe_options(formats::uniform_quantizer{})) continue;
         const bool searches = method != range_method::min_max;
         add(q, searches ? 1024 : 4096);
       }
