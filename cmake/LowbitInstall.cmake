@@ -9,12 +9,15 @@ file(RELATIVE_PATH lowbit_pc_prefix "${CMAKE_INSTALL_FULL_DATADIR}/pkgconfig"
      "${CMAKE_INSTALL_PREFIX}")
 file(RELATIVE_PATH lowbit_pc_includedir "${CMAKE_INSTALL_PREFIX}" "${CMAKE_INSTALL_FULL_INCLUDEDIR}")
 
-# One target, its export file and its pkg-config file.
+# One target with all its sets of headers, and its export file.
 function(lowbit_install target component)
-  install(
-    TARGETS ${target}
-    EXPORT lowbit_${component}
-    FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" COMPONENT ${component})
+  get_target_property(sets ${target} INTERFACE_HEADER_SETS)
+  set(what "")
+  foreach(set IN LISTS sets)
+    list(APPEND what FILE_SET ${set} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" COMPONENT
+         ${component})
+  endforeach()
+  install(TARGETS ${target} EXPORT lowbit_${component} ${what})
   install(
     EXPORT lowbit_${component}
     FILE lowbit-${component}.cmake

@@ -39,6 +39,11 @@ need_packages() {
 # What it takes to build lowbit::io and the examples.
 readonly BUILD_PACKAGES=(cmake g++ ninja-build libeigen3-dev libxsimd-dev nlohmann-json3-dev
   libxxhash-dev libcli11-dev)
+# What it takes beside them to build and run all tests. Of libtbb-dev and libomp-dev (clang's OpenMP)
+# nothing but the tests of lowbit/executors/ has need.
+# shellcheck disable=SC2034
+readonly TEST_PACKAGES=(binutils catch2 clang libbenchmark-dev libomp-dev libtbb-dev pkg-config
+  python3)
 
 # How many compilers run at the same time: one per core, but no more than one per 1.5 GiB of memory.
 build_jobs() {

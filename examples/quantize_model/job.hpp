@@ -10,9 +10,9 @@
 #include <mutex>
 #include <optional>
 #include <regex>
-#include <thread>
 #include <vector>
 
+#include "../common/thread_pool.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/lowbit.hpp"
 #include "progress.hpp"
@@ -139,10 +139,11 @@ class quantization_job {
 
   /// Runs to the end. Throws what the first failing tensor threw, or lowbit::cancelled_error.
   [[nodiscard]] std::vector<tensor_result> run() {
-    std::vector<std::thread> workers;
-    for (unsigned i = 1; i < options_.jobs; ++i) workers.emplace_back([this] { work(); });
-    work();
-    for (std::thread& worker : workers) worker.join();
+    {
+      examples::thread_pool helpers(options_.jobs - 1);
+      for (unsigned i = 1; i < options_.jobs; ++i) helpers.submit([this] { work(); });
+      work();
+    }  // waits for the helpers
     if (failure_) std::rethrow_exception(failure_);
     return std::move(results_);
   }
