@@ -38,3 +38,14 @@ if(LOWBIT_SANITIZE)
   target_compile_definitions(lowbit_development INTERFACE _GLIBCXX_ASSERTIONS)
   target_link_options(lowbit_development INTERFACE -fsanitize=${LOWBIT_SANITIZE})
 endif()
+
+# Kernels compiled once for most of what is built here (lowbit/kernels/code_gemm/compiled.hpp): half of the time
+# of a build. Programs that test the header-only form do not link this.
+file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp.new"
+     "#include \"lowbit/kernels/code_gemm/compiled.hpp\"\n")
+file(COPY_FILE "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp.new"
+     "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp" ONLY_IF_DIFFERENT)
+add_library(lowbit_compiled_kernels STATIC
+            "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp")
+target_compile_definitions(lowbit_compiled_kernels PUBLIC LOWBIT_COMPILED_KERNELS=1)
+target_link_libraries(lowbit_compiled_kernels PUBLIC lowbit::lowbit PRIVATE lowbit_development)

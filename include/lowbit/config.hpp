@@ -38,6 +38,18 @@
 #define LOWBIT_EXCEPTIONS 0
 #endif
 
+// Kernels that take long to compile are inline functions, like everything else, unless a program
+// defines LOWBIT_COMPILED_KERNELS=1 for all of its source files and includes
+// lowbit/kernels/code_gemm/compiled.hpp in one of them: then the others only declare them.
+#if !defined(LOWBIT_COMPILED_KERNELS)
+#define LOWBIT_COMPILED_KERNELS 0
+#endif
+#if LOWBIT_COMPILED_KERNELS
+#define LOWBIT_KERNEL
+#else
+#define LOWBIT_KERNEL inline
+#endif
+
 // Target regions: code between BEGIN and END may use the named features whatever the consumer's
 // flags are. A region (unlike a function attribute) also reaches lambdas. It must contain no class
 // and no standard include.
@@ -50,6 +62,32 @@
 #define LOWBIT_TARGET_BEGIN(features) \
   LOWBIT_DETAIL_PRAGMA(GCC push_options) LOWBIT_DETAIL_PRAGMA(GCC target(features))
 #define LOWBIT_TARGET_END LOWBIT_DETAIL_PRAGMA(GCC pop_options)
+#endif
+
+// Whether this compiler can build NEON's dot products, and what stands around them: g++ takes a
+// region; clang 14 has the intrinsics only where the consumer's flags allow the instructions, and
+// then no region is needed.
+#if LOWBIT_AARCH64 && defined(__ARM_FEATURE_DOTPROD)
+#define LOWBIT_DOTPROD_REGION 1
+#define LOWBIT_DOTPROD_BEGIN
+#define LOWBIT_DOTPROD_END
+#elif LOWBIT_AARCH64 && !defined(__clang__)
+#define LOWBIT_DOTPROD_REGION 1
+#define LOWBIT_DOTPROD_BEGIN LOWBIT_TARGET_BEGIN("arch=armv8.2-a+dotprod")
+#define LOWBIT_DOTPROD_END LOWBIT_TARGET_END
+#else
+#define LOWBIT_DOTPROD_REGION 0
+#endif
+
+// For the small functions and lambdas of a region, which must not become calls.
+#define LOWBIT_INLINE_LAMBDA __attribute__((always_inline))
+#define LOWBIT_ALWAYS_INLINE LOWBIT_INLINE_LAMBDA inline
+// Before a loop with a constant count that must become straight code, so that arrays of registers
+// stay in registers.
+#if defined(__clang__)
+#define LOWBIT_UNROLL LOWBIT_DETAIL_PRAGMA(unroll)
+#else
+#define LOWBIT_UNROLL LOWBIT_DETAIL_PRAGMA(GCC unroll 16)
 #endif
 
 // LOWBIT_ABI_NAMESPACE: an inline namespace that spells the version, whether exceptions are on, and

@@ -41,9 +41,9 @@ TEMPLATE_TEST_CASE("aligned_buffer: aligned and zero at any size", "", std::uint
   }
 }
 
-TEST_CASE("aligned_buffer: from 8 MiB on it starts a huge page") {
-  const index_t threshold = aligned_buffer<std::uint8_t>::huge_page_threshold;
-  CHECK(threshold == index_t{8} << 20U);
+TEST_CASE("aligned_buffer: from 2 MiB on it starts a huge page") {
+  const index_t threshold = aligned_buffer<std::uint8_t>::huge_page;
+  CHECK(threshold == index_t{2} << 20U);
   for (const index_t size : {threshold - 1, threshold, threshold + 1}) {
     aligned_buffer<std::uint8_t> b(size);
     CHECK(address(b) % (size < threshold ? 64U : std::uintptr_t{2} << 20U) == 0);

@@ -225,6 +225,38 @@ TEST_CASE("bit_gemm: extremes of every encoding up to 2^20 columns are exact") {
   }
 }
 
+TEST_CASE("bit_gemm: runs longer than a block of words, with every variant") {
+  // Blocks of 1024 words at 1 plane of activations, of 128 at 8; the last one is short.
+  const auto one_plane = [](index_t rows, std::uint64_t seed) {
+    return integers::random({rows, 64 * 1024 * 2 + 70}, 1, plane_encoding::sign, seed);
+  };
+  const auto eight_planes = [](index_t rows, std::uint64_t seed) {
+    return integers::random({rows, 64 * 128 * 3 + 65}, 8, plane_encoding::twos_complement, seed);
+  };
+  const integers operands[][2] = {{one_plane(9, 51), one_plane(3, 52)},
+                                  {eight_planes(10, 53), eight_planes(17, 54)}};
+  for (const auto& [w, x] : operands) {
+    const auto expected = naive_product(w, x);
+    for (const auto& v : kernels::bit_gemm_variants) {
+      if (!v.is_supported(cpu::detect())) continue;
+      INFO(v.name << ", K " << w.cols);
+      const kernels::context ctx{.allowed = v.needs};
+      CHECK(packed_product(w, x, 0, ctx) == expected);
+      CHECK(packed_product(w, x, w.cols / 2 + 1, ctx) == expected);
+    }
+  }
+}
+
+TEST_CASE("bit_gemm: long tokens do not lie a power of two apart") {
+  for (const index_t cols : {1000U, 4096U, 8192U, 32768U}) {
+    const kernels::packed_activation_planes x(layout::bit_matrix(4, {3, cols}));
+    const index_t dense = 4 * layout::words_per_row(cols);
+    CHECK(x.stride() >= 4 * x.groups().words());
+    CHECK(x.stride() <= dense + 16);
+    if (x.stride() >= 64) CHECK(x.stride() % 16 == 8);  // an odd number of cache lines
+  }
+}
+
 TEST_CASE("bit_gemm: the same result on any executor and with every tier") {
   const auto w = integers::random({133, 700}, 4, plane_encoding::twos_complement, 21);
   const auto x = integers::random({19, 700}, 8, plane_encoding::unsigned_code, 22);

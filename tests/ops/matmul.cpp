@@ -89,10 +89,10 @@ void check(const bit_serial_case& c) {
                  .group_size = static_cast<std::uint32_t>(c.group_size)}};
   const uniform_tensor w = quantizer.quantize(matrix::normal(c.rows, c.cols, c.seed).view(), {});
   const matrix x = matrix::normal(c.tokens, c.cols, c.seed + 1);
-  const layout::quantized_activations codes(
-      x.view(), {.bits = c.activations.bits,
-                 .kind = c.activations.kind,
-                 .group_size = c.activations.per_group ? w.group_size() : 0});
+  const kernels::quantized_activations codes(x.view(), {.bits = c.activations.bits,
+                                                        .kind = c.activations.kind,
+                                                        .group_size = w.group_size(),
+                                                        .per_group = c.activations.per_group});
   matrix x_hat(c.tokens, c.cols);
   codes.dequantize(x_hat.view());
   const matrix w_hat = dequantized(w);
@@ -122,11 +122,11 @@ void check(const bit_serial_case& c) {
         exact += wk * xk;
         original += wk * static_cast<double>(x.view()(t, k));
         magnitude += levels * std::fabs(xk);
-        // |x - x̂| <= step / 2, plus the rounding of x / step (below 2^8, so 2^8 u steps) and of x̂.
-        const double step =
-            static_cast<double>(codes.scaling(t, c.activations.per_group ? g : 0).step);
+        // |x - x̂| <= step / 2, plus the roundings of the step and of its inverse or of x / step
+        // (each below 2^8 steps, so 2^8 u of one) and that of x̂.
+        const double step = static_cast<double>(codes.scaling(t, g).step);
         activation_error +=
-            std::fabs(wk) * (step * (0.5 + 0x1p8 * unit_roundoff) + unit_roundoff * std::fabs(xk));
+            std::fabs(wk) * (step * (0.5 + 0x1p10 * unit_roundoff) + unit_roundoff * std::fabs(xk));
       }
       const double value = static_cast<double>(y.view()(t, n));
       INFO("token " << t << ", row " << n);
@@ -224,7 +224,8 @@ TEST_CASE("results do not depend on the executor, the workspace or the tier") {
   test::thread_executor threads(3);
 
   for (const auto& options :
-       {ops::matmul_options{}, ops::matmul_options{.activations = {{.bits = 8}}}}) {
+       {ops::matmul_options{}, ops::matmul_options{.activations = {{.bits = 8}}},
+        ops::matmul_options{.path = ops::matmul_path::bit_serial, .activations = {{.bits = 8}}}}) {
     matrix expected(19, 203);
     ops::matmul(x.view(), w, expected.view(), best, options);
     int compared = 0;
@@ -281,21 +282,44 @@ TEST_CASE("explain says what matmul does and why") {
   CHECK(exact.text().find("dequantize through eigen") == 0);
 
   const ops::matmul_options may{.activations = {{.bits = 8}}};
-  const auto serial = ops::explain(w, ctx.narrowed_to("scalar"), may);
-  CHECK(serial.path == ops::matmul_path::bit_serial);
-  CHECK(serial.variant == "scalar");
-  CHECK(serial.text().find("bit_serial through bit_gemm/scalar") == 0);
+  const auto int8 = ops::explain(w, ctx.narrowed_to("scalar"), may);
+  CHECK(int8.text() ==
+        "int8 through code_gemm/scalar: 2 vector operations for 64 products; not bit_serial: 19.2 "
+        "vector operations for 64 products; not dequantize: decoding every weight to float costs "
+        "more");
+  const auto asymmetric = ops::explain(
+      w, ctx.narrowed_to("scalar"), {.activations = {{.bits = 4, .kind = symmetry::asymmetric}}});
+  CHECK(asymmetric.path == ops::matmul_path::bit_serial);
+  CHECK(asymmetric.variant == "scalar");
+  CHECK(asymmetric.text().find("bit_serial through bit_gemm/scalar: 9.6 vector") == 0);
+  CHECK(asymmetric.text().find("not int8: int8 activations are symmetric") != std::string::npos);
 
-  // What it says is what runs: the two paths give different numbers.
+  // What it says is what runs: the paths give different numbers.
   const matrix x = matrix::normal(1, 64, 10);
-  matrix forced(1, 8), automatic(1, 8), floats(1, 8);
-  ops::matmul(x.view(), w, automatic.view(), ctx, may);
-  ops::matmul(x.view(), w, forced.view(), ctx,
-              {.path = ops::matmul_path::bit_serial, .activations = may.activations});
-  ops::matmul(x.view(), w, floats.view(), ctx,
-              {.path = ops::matmul_path::dequantize, .activations = may.activations});
-  CHECK(automatic.values == forced.values);
-  CHECK(automatic.values != floats.values);
+  const auto multiply = [&](ops::matmul_path path) {
+    matrix y(1, 8);
+    ops::matmul(x.view(), w, y.view(), ctx, {.path = path, .activations = may.activations});
+    return y.values;
+  };
+  CHECK(multiply(ops::matmul_path::automatic) == multiply(ops::matmul_path::int8));
+  CHECK(multiply(ops::matmul_path::automatic) != multiply(ops::matmul_path::dequantize));
+}
+
+TEST_CASE("the choice follows the cost: few planes go bit-serially") {
+  const auto ctx = kernels::context::best();
+  struct {
+    unsigned weight_bits, activation_bits;
+    ops::matmul_path path;
+  } const cases[] = {{1, 1, ops::matmul_path::bit_serial}, {1, 3, ops::matmul_path::bit_serial},
+                     {1, 4, ops::matmul_path::int8},       {2, 1, ops::matmul_path::bit_serial},
+                     {2, 2, ops::matmul_path::int8},       {4, 1, ops::matmul_path::bit_serial},
+                     {4, 8, ops::matmul_path::int8},       {8, 8, ops::matmul_path::int8}};
+  for (const auto& c : cases) {
+    CAPTURE(c.weight_bits, c.activation_bits);
+    const uniform_quantizer q{.params = {.bits = c.weight_bits}};
+    const auto w = q.quantize(matrix::normal(8, 64, 9).view(), {});
+    CHECK(ops::explain(w, ctx, {.activations = {{.bits = c.activation_bits}}}).path == c.path);
+  }
 }
 
 TEST_CASE("what cannot be multiplied is refused with the reason") {
@@ -311,7 +335,7 @@ TEST_CASE("what cannot be multiplied is refused with the reason") {
         "the product is [2, 8], the output [2, 7]");
   CHECK(message_of([&] {
           ops::matmul(x.view(), w, y.view(), ctx, {.path = ops::matmul_path::bit_serial});
-        }) == "path bit_serial quantizes activations: set matmul_options::activations");
+        }) == "path bit_serial: it quantizes activations: set matmul_options::activations");
   CHECK_THROWS_AS(ops::matmul(x.view(), w, y.view(), ctx, {.activations = {{.bits = 9}}}),
                   value_error);
   CHECK_THROWS_AS(
@@ -322,5 +346,5 @@ TEST_CASE("what cannot be multiplied is refused with the reason") {
   bad.view()(1, 7) = NAN;
   CHECK(message_of([&] {
           ops::matmul(bad.view(), w, y.view(), ctx, {.activations = {{.bits = 8}}});
-        }) == "the activation matrix holds NaN at row 1, column 7");
+        }) == "the activations hold NaN at token 1, channel 7");
 }

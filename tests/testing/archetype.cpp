@@ -36,7 +36,9 @@ TEST_CASE("ops::dequantize of the archetype: the weights") {
 TEST_CASE("ops::matmul and explain of the archetype: the dequantize path") {
   const archetype_tensor t = archetype_quantizer{}.quantize(weights.view(), {});
   CHECK(ops::explain(t, {}).text() ==
-        "dequantize through eigen: activations stay float unless options allow less");
+        "dequantize through eigen: every format can, and activations stay float; not int8: format "
+        "'archetype' has no codes or planes; not bit_serial: format 'archetype' has no "
+        "bit-planes");
   // Powers of two that pick one column each: the products are exact.
   std::vector<float> x(2 * shape.cols, 0.0F);
   x[5] = 2.0F;

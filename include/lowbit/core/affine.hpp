@@ -1,6 +1,6 @@
 // core/affine.hpp: the uniform affine quantizer, one group at a time. Layer L1.
 //
-// Weights (formats/uniform) and activations (layout/activations) share this arithmetic.
+// Weights (formats/uniform) and activations (kernels/activations) share this arithmetic.
 //
 // A group has a grid of levels indexed by unsigned codes u = 0 .. 2^bits - 1:
 //   symmetric   x = scale * (u - 2^(bits-1)),  u >= 1     (bits >= 2: 2^bits - 1 levels around 0)

@@ -1,8 +1,8 @@
 // core/aligned_buffer.hpp: owning, zero-initialised, cache-line aligned storage. Layer L1.
 //
-// Invariants: the first element is aligned to 64 bytes (to 2 MiB from huge_page_threshold on, with
-// the kernel asked for huge pages, because a GEMV from 4 KiB pages loses a third of the bandwidth
-// to address translation); every element is zero at first; copying is explicit in meaning (deep).
+// Invariants: the first element is aligned to 64 bytes (to 2 MiB from huge_page on, with the kernel
+// asked for huge pages, because a GEMV from 4 KiB pages loses a third of the bandwidth to address
+// translation); every element is zero at first; copying is explicit in meaning (deep).
 #pragma once
 
 #include <cstdlib>
@@ -19,6 +19,10 @@
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 
+/// What lies on huge pages: all of a buffer, which then takes whole ones, or only the part that
+/// fills whole ones, so that no memory is used beyond the last element.
+enum class huge_pages : bool { where_they_fit, for_all };
+
 /// What may be copied byte by byte.
 template <class T>
 concept trivially_copyable = std::is_trivially_copyable_v<T>;
@@ -29,33 +33,39 @@ class aligned_buffer {
  public:
   static constexpr index_t alignment = 64;
   static constexpr index_t huge_page = index_t{2} << 20;
-  static constexpr index_t huge_page_threshold = 4 * huge_page;
 
   aligned_buffer() noexcept = default;
   /// `size` zeroed elements. Refuses with error_kind::shape when the byte count overflows and with
   /// error_kind::system when there is no memory.
-  explicit aligned_buffer(index_t size) : size_(size) {
+  explicit aligned_buffer(index_t size, huge_pages pages = huge_pages::where_they_fit)
+      : size_(size), pages_(pages) {
     if (size == 0) return;
     const index_t bytes = checked_mul(size, sizeof(T), "buffer size");
-    const bool huge = bytes >= huge_page_threshold;
+    const bool huge = bytes >= huge_page;
     const index_t align = huge ? huge_page : alignment;
     const index_t padded =
         checked_mul(div_up(bytes, align), align, "buffer size rounded up to its alignment");
     data_ = static_cast<T*>(std::aligned_alloc(align, padded));
     LOWBIT_CHECK(data_ != nullptr, system, "cannot allocate ", padded, " bytes");
 #if defined(__linux__)
-    if (huge) static_cast<void>(::madvise(data_, padded, MADV_HUGEPAGE));  // a hint: may fail
+    if (huge) {
+      const index_t advised = pages == huge_pages::for_all ? padded : bytes / huge_page * huge_page;
+      static_cast<void>(::madvise(data_, advised, MADV_HUGEPAGE));  // a hint: may fail
+    }
 #endif
-    std::memset(static_cast<void*>(data_), 0, padded);
+    std::memset(static_cast<void*>(data_), 0, bytes);  // what rounding added is never touched
   }
-  aligned_buffer(const aligned_buffer& other) : aligned_buffer(other.size_) {
+  aligned_buffer(const aligned_buffer& other) : aligned_buffer(other.size_, other.pages_) {
     if (size_ != 0) std::memcpy(static_cast<void*>(data_), other.data_, size_ * sizeof(T));
   }
   aligned_buffer(aligned_buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        pages_(other.pages_) {}
   aligned_buffer& operator=(aligned_buffer other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(pages_, other.pages_);
     return *this;
   }
   ~aligned_buffer() { std::free(data_); }
@@ -76,6 +86,7 @@ class aligned_buffer {
  private:
   T* data_ = nullptr;
   index_t size_ = 0;
+  huge_pages pages_ = huge_pages::where_they_fit;
 };
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

@@ -8,6 +8,7 @@
 
 #include "lowbit/core/aligned_buffer.hpp"
 #include "lowbit/core/executor.hpp"
+#include "lowbit/cpu/caches.hpp"
 #include "lowbit/cpu/features.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
@@ -36,11 +37,15 @@ struct context {
   cpu::cpu_set allowed = cpu::portable_simd;
   executor* threads = nullptr;
   workspace* scratch = nullptr;
+  cpu::cache_sizes caches = {};       ///< for choosing block sizes: speed only
+  std::size_t prefetch_bytes = 2048;  ///< how far ahead weights are prefetched: speed only
 
   /// Everything that this machine supports, narrowed by the environment variable LOWBIT_ISA if that
   /// is set (see narrowed_to). Refuses a LOWBIT_ISA that is unknown or unsupported here (value).
   [[nodiscard]] static context best() {
-    const context all{.allowed = cpu::detect()};
+    const context all{.allowed = cpu::detect(),
+                      .caches = cpu::detect_caches(),
+                      .prefetch_bytes = cpu::detect_prefetch_bytes()};
     const char* isa = std::getenv("LOWBIT_ISA");
     return isa == nullptr || *isa == '\0' ? all : all.narrowed_to(isa);
   }

@@ -6,6 +6,7 @@
 #include <concepts>
 #include <span>
 
+#include "lowbit/core/affine.hpp"
 #include "lowbit/core/quantized_tensor.hpp"
 #include "lowbit/layout/bit_matrix.hpp"
 
@@ -24,6 +25,19 @@ concept bit_serial_operand = quantized_tensor<T> &&
   { t.planes() } -> std::same_as<const layout::bit_matrix&>;
   { t.group_size() } -> std::same_as<index_t>;
   { t.plane_coefficients(row, group, out) } -> std::same_as<float>;
+};
+
+/// A tensor of small integers with affine levels per group of columns (core/affine.hpp):
+///   W[n, k] = decode(grid(), levels_of(n, g), code(n, k)),  g = k / group_size.
+///  * codes(n, out): writes the K codes of a row, one byte each, below 2^grid().bits.
+///  * levels_of(n, g): the levels of a group; zero points are in 0 .. 2^bits - 1.
+template <class T>
+concept code_operand = quantized_tensor<T> &&
+    requires(const T& t, index_t row, index_t group, std::span<std::uint8_t> out) {
+  { t.grid() } -> std::same_as<affine_grid>;
+  { t.group_size() } -> std::same_as<index_t>;
+  { t.levels_of(row, group) } -> std::same_as<affine_levels>;
+  t.codes(row, out);
 };
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

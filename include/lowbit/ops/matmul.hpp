@@ -3,11 +3,20 @@
 //
 //   dequantize   blocks of rows become floats and are multiplied by Eigen. Every format; exact up
 //                to float rounding.
-//   bit_serial   activations are quantized, and bit-planes meet bit-planes (kernels/bit_gemm).
-//                Needs bit_serial_operand with 1..8 planes, and the caller's consent to quantized
-//                activations.
+//   int8         activations become int8 codes and meet codes (kernels/code_gemm) or, where a
+//                format has planes only, scaled bit planes (the same kernel: "plane_gemm").
+//   bit_serial   activations become bit planes and meet bit planes (kernels/bit_gemm).
 //
-// Both paths split the work in blocks of a fixed size: results do not depend on the executor.
+// The last two need the caller's consent to quantized activations. All paths split the work in
+// blocks of a fixed size, so results do not depend on the executor; and the choice among them
+// depends on the format and the options only, never on the machine or the number of tokens, so that
+// the same call gives the same bits everywhere (the dequantize path: see docs/architecture.md).
+//
+// The cost model counts vector operations of 512 bits for 64 products:
+//   int8         2 for each plane of codes: one to unpack, one to multiply (measured: 1.9 to 2.6)
+//   bit_serial   0.6 for each pair of a weight and an activation plane: AND, popcount and add take
+//                3 for 512 products, on CPUs with one popcount unit the time of 5
+// and a path that needs fewer wins. Measured figures: kernels/*/README.md, docs/performance.md.
 #pragma once
 
 #include <array>
@@ -15,16 +24,26 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "lowbit/kernels/activations/quantized.hpp"
 #include "lowbit/kernels/bit_gemm/driver.hpp"
-#include "lowbit/layout/activations.hpp"
 #include "lowbit/layout/operands.hpp"
 #include "lowbit/linalg/eigen.hpp"
 #include "lowbit/ops/dequantize.hpp"
+#include "lowbit/ops/pack.hpp"
 
-namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 
-enum class matmul_path : std::uint8_t { automatic, dequantize, bit_serial };
+namespace ops {
+enum class matmul_path : std::uint8_t { automatic, dequantize, int8, bit_serial };
+}  // namespace ops
+
+template <>
+inline constexpr std::string_view enum_names<ops::matmul_path>[] = {"automatic", "dequantize",
+                                                                    "int8", "bit_serial"};
+
+namespace ops {
 
 /// How activations are quantized when a path needs it.
 struct activation_quantization {
@@ -42,53 +61,145 @@ struct matmul_options {
 
 /// Which path a product takes and why.
 struct matmul_plan {
-  matmul_path path;
-  std::string_view family;   ///< "eigen" or a kernel family
-  std::string_view variant;  ///< the family's variant, "" for Eigen
-  std::string reason;
+  struct rejection {
+    matmul_path path;
+    std::string reason;
+  };
+
+  matmul_path path = matmul_path::dequantize;
+  std::string_view family = {};   ///< "eigen" or a kernel family
+  std::string_view variant = {};  ///< the family's variant, "" for Eigen
+  std::string reason = {};
+  std::vector<rejection> rejected = {};  ///< the other paths, and why not
 
   /// One line for people.
   [[nodiscard]] std::string text() const {
-    return lowbit::detail::message(path == matmul_path::bit_serial ? "bit_serial" : "dequantize",
-                                   " through ", family, variant.empty() ? "" : "/", variant, ": ",
-                                   reason);
+    std::string line = lowbit::detail::message(name_of(path), " through ", family,
+                                               variant.empty() ? "" : "/", variant, ": ", reason);
+    for (const rejection& r : rejected) {
+      line.append("; not ").append(name_of(r.path)).append(": ").append(r.reason);
+    }
+    return line;
+  }
+
+  [[nodiscard]] static std::string_view name_of(matmul_path path) noexcept {
+    return enum_names<matmul_path>[static_cast<std::size_t>(path)];
   }
 };
 
-/// What matmul() will do with a tensor of this type. Refuses a path that the type or the options do
-/// not allow (value), as matmul() does.
+namespace detail {
+
+/// What is known of a path for a tensor and options: why it cannot be taken, or what it costs.
+struct path_estimate {
+  std::string obstacle;  ///< empty: the path can be taken
+  double cost = 0.0;     ///< vector operations for 64 products
+};
+
+template <quantized_tensor T>
+[[nodiscard]] index_t count_planes(const T& w) {
+  if constexpr (bit_serial_operand<T>) return w.planes().planes();
+  return 0;
+}
+
+template <quantized_tensor T>
+[[nodiscard]] std::string why_no_planes(const T& w) {
+  const index_t planes = count_planes(w);
+  if (planes == 0) {
+    return lowbit::detail::message("format '", T::format::name, "' has no bit-planes");
+  }
+  if (planes > 8) {
+    return lowbit::detail::message("format '", T::format::name, "' has ", planes,
+                                   " bit-planes, kernels take 8");
+  }
+  return {};
+}
+
+inline constexpr std::string_view no_consent =
+    "it quantizes activations: set matmul_options::activations";
+
+template <quantized_tensor T>
+[[nodiscard]] path_estimate estimate_bit_serial(const T& w, const matmul_options& options) {
+  path_estimate e{.obstacle = why_no_planes(w)};
+  if (!e.obstacle.empty()) return e;
+  if (!options.activations) {
+    e.obstacle = no_consent;
+    return e;
+  }
+  e.cost = 0.6 * static_cast<double>(count_planes(w)) * options.activations->bits;
+  return e;
+}
+
+template <quantized_tensor T>
+[[nodiscard]] path_estimate estimate_int8(const T& w, const matmul_options& options) {
+  path_estimate e;
+  if constexpr (!packable<T>) {
+    e.obstacle = lowbit::detail::message("format '", T::format::name, "' has no codes or planes");
+    return e;
+  }
+  if constexpr (!code_operand<T>) e.obstacle = why_no_planes(w);
+  if (!e.obstacle.empty()) return e;
+  if (!options.activations) {
+    e.obstacle = no_consent;
+  } else if (options.activations->kind != symmetry::symmetric) {
+    e.obstacle = "int8 activations are symmetric";
+  } else if (options.activations->bits < 2) {
+    e.obstacle = "int8 activations have 2 bits at least";
+  }
+  e.cost = 2.0 * (code_operand<T> ? 1.0 : static_cast<double>(count_planes(w)));
+  return e;
+}
+
+}  // namespace detail
+
+/// What matmul() will do with a tensor. Refuses a path that the type or the options do not allow
+/// (value), as matmul() does.
 template <quantized_tensor T>
 [[nodiscard]] matmul_plan explain(const T& w, const kernels::context& ctx,
                                   const matmul_options& options = {}) {
-  index_t planes = 0;
-  if constexpr (bit_serial_operand<T>) planes = w.planes().planes();
-  const bool has_planes = planes >= 1 && planes <= 8;
-  const std::string_view format = T::format::name;
-  const auto no_planes = [&] {
-    return planes == 0 ? lowbit::detail::message("format '", format, "' has no bit-planes")
-                       : lowbit::detail::message("format '", format, "' has ", planes,
-                                                 " bit-planes, bit_gemm takes 8");
+  const detail::path_estimate int8 = detail::estimate_int8(w, options);
+  const detail::path_estimate bit_serial = detail::estimate_bit_serial(w, options);
+  const auto text_of = [](const detail::path_estimate& e) {
+    return e.obstacle.empty()
+               ? lowbit::detail::message(e.cost, " vector operations for 64 products")
+               : e.obstacle;
   };
-  const auto dequantize = [](std::string reason) {
-    return matmul_plan{matmul_path::dequantize, "eigen", "", std::move(reason)};
-  };
-  const auto bit_serial = [&ctx, &w](std::string_view why) {
-    return matmul_plan{
-        matmul_path::bit_serial, "bit_gemm", kernels::select_bit_gemm(ctx.allowed).name,
-        lowbit::detail::message(why, " (", w.shape().rows, " x ", w.shape().cols, ")")};
-  };
-  switch (options.path) {
-    case matmul_path::automatic: break;
-    case matmul_path::dequantize: return dequantize("asked for");
-    case matmul_path::bit_serial:
-      LOWBIT_CHECK(has_planes, value, "path bit_serial: ", no_planes());
-      LOWBIT_CHECK(options.activations.has_value(), value,
-                   "path bit_serial quantizes activations: set matmul_options::activations");
-      return bit_serial("asked for");
+  const bool can_int8 = int8.obstacle.empty();
+  const bool can_bits = bit_serial.obstacle.empty();
+
+  matmul_path path = options.path;
+  const bool asked = path != matmul_path::automatic;
+  if (!asked) {
+    path = can_int8 && (!can_bits || int8.cost <= bit_serial.cost) ? matmul_path::int8
+           : can_bits                                              ? matmul_path::bit_serial
+                                                                   : matmul_path::dequantize;
   }
-  if (!options.activations) return dequantize("activations stay float unless options allow less");
-  if (!has_planes) return dequantize(no_planes());
-  return bit_serial("the format has bit-planes and activations may be quantized");
+  matmul_plan plan{.path = path};
+  const auto reject = [&](matmul_path other, std::string why) {
+    if (other != path) plan.rejected.push_back({other, asked ? "not asked for" : std::move(why)});
+  };
+  switch (path) {
+    case matmul_path::int8:
+      LOWBIT_CHECK(can_int8, value, "path int8: ", int8.obstacle);
+      if constexpr (packable<T>) plan.family = int8_family<T>;
+      plan.variant = kernels::select_code_gemm(ctx.allowed).name;
+      plan.reason = text_of(int8);
+      break;
+    case matmul_path::bit_serial:
+      LOWBIT_CHECK(can_bits, value, "path bit_serial: ", bit_serial.obstacle);
+      plan.family = "bit_gemm";
+      plan.variant = kernels::select_bit_gemm(ctx.allowed).name;
+      plan.reason = text_of(bit_serial);
+      break;
+    default:
+      plan.family = "eigen";
+      plan.reason = "every format can, and activations stay float";
+      break;
+  }
+  if (asked) plan.reason = "asked for";
+  reject(matmul_path::int8, text_of(int8));
+  reject(matmul_path::bit_serial, text_of(bit_serial));
+  reject(matmul_path::dequantize, "decoding every weight to float costs more");
+  return plan;
 }
 
 namespace detail {
@@ -128,31 +239,30 @@ void matmul_dequantize(matrix_view<const float> x, const T& w, matrix_view<float
 /// with A = sum of codes, P_i = sum of codes under plane i, W_i = ones of plane i (exact integers),
 /// n columns, and step, z the token's scaling. std::fma and this order make every tier equal.
 template <bit_serial_operand T>
-void multiply_tile(const T& w, row_range rows, const layout::quantized_activations& x,
-                   const kernels::packed_activation_planes& planes, matrix_view<float> y,
+void multiply_tile(const T& w, row_range rows, const kernels::quantized_activations& x,
+                   const kernels::plane_activations& planes, matrix_view<float> y,
                    kernels::bit_gemm_tile_fn run) {
   constexpr index_t lanes = kernels::bit_gemm_tile_rows;
   constexpr index_t token_block = 16;
-  const kernels::packed_weight_planes tile(w.planes(), rows, planes.groups().group_size(),
+  const kernels::packed_weight_planes tile(w.planes(), rows, w.group_size(),
                                            kernels::plane_encoding::unsigned_code);
   std::array<std::int64_t, token_block * lanes> sums;
   std::array<std::array<float, 8>, lanes> coefficients{};
   std::array<float, lanes> offsets{};
   std::array<float, token_block * lanes> group_values;
-  const bool grouped = x.groups() > 1;
 
   for (index_t token = 0; token < x.shape().rows; token += token_block) {
     const index_t tokens = std::min(token_block, x.shape().rows - token);
     for (index_t t = 0; t < tokens; ++t) {
       for (index_t r = 0; r < rows.size(); ++r) y(token + t, rows.begin + r) = 0.0F;
     }
-    for (index_t g = 0; g < planes.groups().count(); ++g) {
-      const auto columns = static_cast<std::int64_t>(planes.groups().size(g));
+    for (index_t g = 0; g < tile.groups().count(); ++g) {
+      const auto columns = static_cast<std::int64_t>(tile.groups().size(g));
       for (index_t r = 0; r < rows.size(); ++r) {
         offsets[r] = w.plane_coefficients(rows.begin + r, g, coefficients[r]);
       }
       for (index_t t = 0; t < tokens; ++t) {
-        const int twice_zero = x.scaling(token + t, grouped ? g : 0).twice_zero;
+        const int twice_zero = x.scaling(token + t, g).twice_zero;
         const auto twice_sum = 2 * planes.sum_codes(token + t, g) - twice_zero * columns;
         for (index_t r = 0; r < rows.size(); ++r) {
           group_values[t * lanes + r] = offsets[r] * (0.5F * static_cast<float>(twice_sum));
@@ -162,14 +272,14 @@ void multiply_tile(const T& w, row_range rows, const layout::quantized_activatio
         run({.weights = tile.plane(0, g, i).data(),
              .activations = planes.group(token, g).data(),
              .sums = sums.data(),
-             .words = planes.groups().words(),
+             .words = planes.words(),
              .tokens = tokens,
              .activation_stride = planes.stride(),
              .weight_planes = 1,
              .activation_planes = x.bits()});
         const auto ones = tile.count_ones(0, g, i);
         for (index_t t = 0; t < tokens; ++t) {
-          const int twice_zero = x.scaling(token + t, grouped ? g : 0).twice_zero;
+          const int twice_zero = x.scaling(token + t, g).twice_zero;
           for (index_t r = 0; r < rows.size(); ++r) {
             const std::int64_t twice = 2 * sums[t * lanes + r] - twice_zero * ones[r];
             float& value = group_values[t * lanes + r];
@@ -178,7 +288,7 @@ void multiply_tile(const T& w, row_range rows, const layout::quantized_activatio
         }
       }
       for (index_t t = 0; t < tokens; ++t) {
-        const float step = x.scaling(token + t, grouped ? g : 0).step;
+        const float step = x.scaling(token + t, g).step;
         for (index_t r = 0; r < rows.size(); ++r) {
           float& out = y(token + t, rows.begin + r);
           out = std::fma(step, group_values[t * lanes + r], out);
@@ -191,16 +301,37 @@ void multiply_tile(const T& w, row_range rows, const layout::quantized_activatio
 template <bit_serial_operand T>
 void matmul_bit_serial(matrix_view<const float> x, const T& w, matrix_view<float> y,
                        const kernels::context& ctx, const activation_quantization& how) {
-  const index_t group_size = w.group_size();
-  const layout::quantized_activations codes(
-      x, {.bits = how.bits, .kind = how.kind, .group_size = how.per_group ? group_size : 0});
-  const kernels::packed_activation_planes planes(codes.planes(), group_size);
+  const kernels::quantized_activations codes(x,
+                                             {.bits = how.bits,
+                                              .kind = how.kind,
+                                              .group_size = w.group_size(),
+                                              .per_group = how.per_group},
+                                             ctx);
+  const kernels::plane_activations planes(codes, ctx);
   const auto run = kernels::select_bit_gemm(ctx.allowed).run;
   const index_t rows = w.shape().rows;
   kernels::parallel_for(ctx, div_up(rows, kernels::bit_gemm_tile_rows), [&](index_t tile, index_t) {
     const index_t begin = tile * kernels::bit_gemm_tile_rows;
     multiply_tile(w, {begin, std::min(begin + kernels::bit_gemm_tile_rows, rows)}, codes, planes, y,
                   run);
+  });
+}
+
+/// Packs and multiplies tile by tile, so that memory stays bounded.
+template <packable T>
+void matmul_int8(matrix_view<const float> x, const T& w, matrix_view<float> y,
+                 const kernels::context& ctx, const activation_quantization& how) {
+  const kernels::int8_activations codes(
+      x, {.bits = how.bits, .group_size = w.group_size(), .per_group = how.per_group}, ctx);
+  kernels::context serial = ctx;
+  serial.threads = nullptr;
+  serial.scratch = nullptr;
+  const index_t rows = w.shape().rows;
+  kernels::parallel_for(ctx, div_up(rows, kernels::code_tile_rows), [&](index_t tile, index_t) {
+    const index_t begin = tile * kernels::code_tile_rows;
+    const row_range range{begin, std::min(begin + kernels::code_tile_rows, rows)};
+    kernels::code_gemm(pack(w, range, serial), codes, y.middle_cols(range.begin, range.end),
+                       serial);
   });
 }
 
@@ -214,13 +345,34 @@ template <quantized_tensor T>
 void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
             const kernels::context& ctx, const matmul_options& options = {}) {
   detail::check_product(x, w, y);
-  const matmul_plan plan = explain(w, ctx, options);
+  const matmul_path path = explain(w, ctx, options).path;
+  if constexpr (packable<T>) {
+    if (path == matmul_path::int8) {
+      return detail::matmul_int8(x, w, y, ctx, *options.activations);
+    }
+  }
   if constexpr (bit_serial_operand<T>) {
-    if (plan.path == matmul_path::bit_serial) {
+    if (path == matmul_path::bit_serial) {
       return detail::matmul_bit_serial(x, w, y, ctx, *options.activations);
     }
   }
   detail::matmul_dequantize(x, w, y, ctx);
 }
 
-}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops
+/// The same with weights packed once (pack()), by the path int8: the same bits as matmul() on the
+/// tensor. Activations are quantized symmetrically. Refuses shapes that do not fit (shape) and
+/// NaN/Inf in x (value).
+inline void matmul(matrix_view<const float> x, const kernels::packed_codes& w, matrix_view<float> y,
+                   const kernels::context& ctx, const activation_quantization& how = {}) {
+  detail::check_product(x, w, y);
+  const kernels::int8_activations codes(x,
+                                        {.bits = how.bits,
+                                         .kind = how.kind,
+                                         .group_size = w.runs().group_size(),
+                                         .per_group = how.per_group},
+                                        ctx);
+  kernels::code_gemm(w, codes, y, ctx);
+}
+
+}  // namespace ops
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

@@ -30,24 +30,26 @@ struct bit_gemm_case {
   index_t tokens = 1;
   index_t gap = 0;  ///< words between the planes of one token and those of the next
   bit_pattern pattern = bit_pattern::random;
+  index_t plane_gap =
+      0;  ///< words between one plane of the run and the next: a cut of a longer run
 
   [[nodiscard]] std::string name() const {
     constexpr std::string_view patterns[] = {"random", "ones", "zeros"};
     return lowbit::detail::message("w", weight_planes, "a", activation_planes, "/words_", words,
-                                   "/tokens_", tokens, "/gap_", gap, "/",
+                                   "/tokens_", tokens, "/gap_", gap, "/plane_gap_", plane_gap, "/",
                                    patterns[static_cast<std::size_t>(pattern)]);
   }
 };
 
 /// The operands of one call, with traps: activations start at an odd word and end with their
-/// allocation, gaps between tokens are all ones, the output is surrounded by guards, filled with
-/// garbage, and not aligned to more than its type.
+/// allocation, gaps between tokens and planes are all ones, the output is surrounded by guards,
+/// filled with garbage, and not aligned to more than its type.
 class bit_gemm_trial {
  public:
   bit_gemm_trial(const bit_gemm_case& c, std::uint64_t seed)
       : case_(c),
-        weights_(c.weight_planes * c.words * rows),
-        activations_(1 + (c.tokens - 1) * stride() + c.activation_planes * c.words, all_ones) {
+        weights_(span(c.weight_planes) * rows),
+        activations_(1 + (c.tokens - 1) * stride() + span(c.activation_planes), all_ones) {
     std::uint64_t drawn = 0;
     const auto next = [&]() noexcept -> std::uint64_t {
       switch (c.pattern) {
@@ -57,18 +59,24 @@ class bit_gemm_trial {
       }
       return 0;
     };
-    for (std::uint64_t& word : weights_) word = next();
+    std::fill(weights_.begin(), weights_.end(), all_ones);
+    for (unsigned i = 0; i < c.weight_planes; ++i) {
+      for (index_t w = 0; w < c.words; ++w) {
+        for (index_t r = 0; r < rows; ++r) weight(i, w, r) = next();
+      }
+    }
     for (index_t t = 0; t < c.tokens; ++t) {
       for (index_t w = 0; w < c.activation_planes * c.words; ++w) activation(t, w) = next();
     }
   }
 
   [[nodiscard]] std::uint64_t& weight(unsigned plane, index_t word, index_t row) noexcept {
-    return weights_[(plane * case_.words + word) * rows + row];
+    return weights_[(plane * plane_words() + word) * rows + row];
   }
   /// Word `word` of the planes of one token, plane after plane.
   [[nodiscard]] std::uint64_t& activation(index_t token, index_t word) noexcept {
-    return activations_[1 + token * stride() + word];
+    return activations_[1 + token * stride() + word / case_.words * plane_words() +
+                        word % case_.words];
   }
 
   /// The product of the integers that the planes spell, bit by bit.
@@ -116,7 +124,8 @@ class bit_gemm_trial {
             .tokens = case_.tokens,
             .activation_stride = stride(),
             .weight_planes = case_.weight_planes,
-            .activation_planes = case_.activation_planes});
+            .activation_planes = case_.activation_planes,
+            .plane_words = case_.plane_gap == 0 ? 0 : plane_words()});
 
     for (index_t i = 0; i < size; ++i) {
       const std::int64_t sum = out[guard + i];
@@ -144,8 +153,13 @@ class bit_gemm_trial {
   static constexpr index_t rows = kernels::bit_gemm_tile_rows;
   static constexpr std::uint64_t all_ones = ~std::uint64_t{0};
 
+  [[nodiscard]] index_t plane_words() const noexcept { return case_.words + case_.plane_gap; }
+  /// Words from the first to the last of some planes.
+  [[nodiscard]] index_t span(unsigned planes) const noexcept {
+    return planes * plane_words() - case_.plane_gap;
+  }
   [[nodiscard]] index_t stride() const noexcept {
-    return case_.activation_planes * case_.words + case_.gap;
+    return case_.activation_planes * plane_words() + case_.gap;
   }
 
   bit_gemm_case case_;
@@ -239,10 +253,21 @@ inline void check_bit_gemm_single_bits(findings& list, index_t words,
     for (const index_t gap : {0U, 1U, 13U}) {
       check({2, 3, 5, tokens, gap});
       check({1, 8, 18, tokens, gap});
+      for (const index_t words : {1U, 2U, 3U}) check({1, 3, words, tokens, gap});
     }
   }
   check({3, 5, 64, 16, 8});
+  for (unsigned a = 1; a <= 8; ++a) {
+    for (const index_t words : {1U, 2U, 4U}) check({1, a, words, 11, 1});
+  }
   for (const index_t words : {1U, 31U, 64U}) check({8, 8, words, 2, 3, bit_pattern::zeros});
+  // Cuts of longer runs: planes further apart than the words of the cut.
+  for (const index_t words : {1U, 2U, 5U, 8U, 33U}) {
+    for (const index_t tokens : {1U, 3U, 8U, 17U}) {
+      check({1, 4, words, tokens, 1, bit_pattern::random, 3});
+      check({3, 2, words, tokens, 0, bit_pattern::random, 8});
+    }
+  }
   for (const index_t words : {1U, 2U, 17U, 33U}) {
     detail::check_bit_gemm_single_bits(list, words, v.run);
   }

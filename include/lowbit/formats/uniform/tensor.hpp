@@ -124,6 +124,13 @@ class uniform_tensor {
     return decode(grid(), levels, 0);
   }
 
+  // -- code_operand (with grid() and levels_of() below) ------------------------------------------
+
+  /// Writes the codes of one row; `out` has K elements.
+  void codes(index_t row, std::span<std::uint8_t> out) const noexcept {
+    layout::unpack_row(planes_, row, out);
+  }
+
   // -- groups: how a quantizer fills the tensor --------------------------------------------------
 
   [[nodiscard]] affine_grid grid() const noexcept { return {params_.bits, params_.kind}; }
@@ -193,5 +200,6 @@ class uniform_tensor {
 };
 
 static_assert(bit_serial_operand<uniform_tensor>);
+static_assert(code_operand<uniform_tensor>);
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats

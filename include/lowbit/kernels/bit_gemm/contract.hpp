@@ -29,15 +29,29 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 inline constexpr index_t bit_gemm_tile_rows = 8;
 
 struct bit_gemm_tile_args {
-  const std::uint64_t* weights;      ///< [weight_planes][words][bit_gemm_tile_rows]
+  const std::uint64_t* weights;      ///< [weight_planes][plane_words][bit_gemm_tile_rows]
   const std::uint64_t* activations;  ///< [tokens], `activation_stride` words apart:
-                                     ///< [activation_planes][words]
+                                     ///< [activation_planes][plane_words]
   std::int64_t* sums;                ///< [tokens][bit_gemm_tile_rows], overwritten
-  index_t words;                     ///< words of one plane of the run
+  index_t words;                     ///< words of each plane that count, from its first on
   index_t tokens;
   index_t activation_stride;
   unsigned weight_planes;      ///< 1..8
   unsigned activation_planes;  ///< 1..8
+  index_t plane_words = 0;     ///< words from one plane to the next, of both operands; 0: `words`
+
+  [[nodiscard]] constexpr index_t plane_stride() const noexcept {
+    return plane_words != 0 ? plane_words : words;
+  }
+  /// Word 0 of plane i, row 0.
+  [[nodiscard]] constexpr const std::uint64_t* weight_plane(unsigned i) const noexcept {
+    return weights + i * plane_stride() * bit_gemm_tile_rows;
+  }
+  /// Word 0 of plane j of a token.
+  [[nodiscard]] constexpr const std::uint64_t* activation_plane(index_t token,
+                                                                unsigned j) const noexcept {
+    return activations + token * activation_stride + j * plane_stride();
+  }
 };
 
 using bit_gemm_tile_fn = void (*)(const bit_gemm_tile_args&) noexcept;

@@ -73,8 +73,7 @@ struct plane_pair {
   }
   [[nodiscard]] static plane_pair of(const bit_gemm_tile_args& a, index_t token, unsigned i,
                                      unsigned j) noexcept {
-    return {a.weights + i * a.words * bit_gemm_tile_rows,
-            a.activations + token * a.activation_stride + j * a.words};
+    return {a.weight_plane(i), a.activation_plane(token, j)};
   }
 };
 

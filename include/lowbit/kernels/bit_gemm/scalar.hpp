@@ -13,9 +13,9 @@ constexpr void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
     std::int64_t* const sums = a.sums + t * bit_gemm_tile_rows;
     for (index_t r = 0; r < bit_gemm_tile_rows; ++r) sums[r] = 0;
     for (unsigned i = 0; i < a.weight_planes; ++i) {
-      const std::uint64_t* const w = a.weights + i * a.words * bit_gemm_tile_rows;
+      const std::uint64_t* const w = a.weight_plane(i);
       for (unsigned j = 0; j < a.activation_planes; ++j) {
-        const std::uint64_t* const x = a.activations + t * a.activation_stride + j * a.words;
+        const std::uint64_t* const x = a.activation_plane(t, j);
         for (index_t k = 0; k < a.words; ++k) {
           for (index_t r = 0; r < bit_gemm_tile_rows; ++r) {
             const int ones = std::popcount(w[k * bit_gemm_tile_rows + r] & x[k]);

@@ -3,7 +3,11 @@
 
 #include <span>
 
+#include "lowbit/kernels/bit_gemm/avx2.hpp"
+#include "lowbit/kernels/bit_gemm/avx512_vpopcntdq.hpp"
+#include "lowbit/kernels/bit_gemm/avx512bw.hpp"
 #include "lowbit/kernels/bit_gemm/contract.hpp"
+#include "lowbit/kernels/bit_gemm/neon.hpp"
 #include "lowbit/kernels/bit_gemm/portable.hpp"
 #include "lowbit/kernels/bit_gemm/scalar.hpp"
 #include "lowbit/kernels/variant.hpp"
@@ -11,6 +15,14 @@
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 
 inline constexpr variant<bit_gemm_tile_fn> bit_gemm_variants[] = {
+#if LOWBIT_X86_64
+    {"avx512_vpopcntdq", cpu::avx512_core | cpu::avx512_vpopcntdq,
+     &avx512_vpopcntdq::bit_gemm_tile},
+    {"avx512bw", cpu::avx512_core, &avx512bw::bit_gemm_tile},
+    {"avx2", cpu::avx2_core, &avx2::bit_gemm_tile},
+#elif LOWBIT_AARCH64
+    {"neon", cpu::neon, &neon::bit_gemm_tile},
+#endif
     {"portable", cpu::portable_simd, &portable::bit_gemm_tile},
     {"scalar", cpu::none, &scalar::bit_gemm_tile},
 };

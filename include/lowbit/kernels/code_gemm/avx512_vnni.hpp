@@ -1,0 +1,61 @@
+// kernels/code_gemm/avx512_vnni.hpp: 512-bit registers and vpdpbusd. Layer L2.
+#pragma once
+
+#include "lowbit/kernels/code_gemm/contract.hpp"
+
+#if LOWBIT_X86_64
+#include <immintrin.h>
+
+#if defined(__GNUC__) && !defined(__clang__)
+// g++ 12 warns of the undefined pass-through operands of its own AVX-512 intrinsics.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+LOWBIT_TARGET_BEGIN("avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx512_vnni {
+namespace code_gemm_detail {
+
+#define LOWBIT_CODE_GEMM_REGISTERS
+#include "lowbit/kernels/code_gemm/registers_512.hpp"
+#undef LOWBIT_CODE_GEMM_REGISTERS
+
+inline constexpr bool dot_takes_any_byte = true;
+inline constexpr index_t partial_steps = 0;
+inline constexpr std::int32_t wide_bias = 0;
+inline constexpr index_t block_vectors = 4;  // 4 x 6 sums, 4 codes and an activation: 29 registers
+inline constexpr index_t block_tokens = 6;
+inline constexpr index_t tokens_at_once = 3;
+inline constexpr index_t few_tokens = 9;
+inline constexpr index_t many_few_tokens = 48;  // where halves are whole lines
+inline constexpr bool has_plain_path = true;
+
+// No narrow sums: these are never called.
+using partial = ints;
+ints zero_partial() noexcept;
+ints dot_partial(ints, bytes, bytes) noexcept;
+ints widen(ints, ints) noexcept;
+
+/// sum + the sums of 4 products each, for any codes.
+LOWBIT_ALWAYS_INLINE ints dot(ints sum, bytes codes, bytes x) noexcept {
+  return reinterpret_cast<ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), codes, x));
+}
+
+#define LOWBIT_CODE_GEMM_TILE_BODY
+#include "lowbit/kernels/code_gemm/tile_body.hpp"
+#undef LOWBIT_CODE_GEMM_TILE_BODY
+
+}  // namespace code_gemm_detail
+
+LOWBIT_KERNEL void code_gemm_tile(const code_gemm_tile_args& a) noexcept {
+  code_gemm_detail::tile(a);
+}
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx512_vnni
+LOWBIT_TARGET_END
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif

@@ -1,0 +1,102 @@
+// ops/pack.hpp: weights packed once for products with int8 activations. Layer L4.
+//
+// A tensor of codes becomes one plane of codes with a scale per group, a tensor of scaled bit
+// planes becomes several planes of 1-bit codes (kernels/code_gemm). Packed weights live in memory
+// only; keep them for as long as the layer is used.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "lowbit/kernels/code_gemm/driver.hpp"
+#include "lowbit/layout/operands.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
+
+/// A tensor that pack() takes, if it has at most 8 planes.
+template <class T>
+concept packable = code_operand<T> || bit_serial_operand<T>;
+
+/// The family that products of T with int8 activations belong to.
+template <packable T>
+inline constexpr std::string_view int8_family = code_operand<T> ? "code_gemm" : "plane_gemm";
+
+namespace detail {
+
+/// How the kernel sees codes of a grid.
+[[nodiscard]] inline kernels::code_format code_format_of(const affine_grid& grid) noexcept {
+  kernels::code_format f{.bits = grid.bits <= 4 ? grid.bits : 8};
+  if (grid.is_sign()) {
+    f.code_step = 2;
+    f.zero = 1;
+  } else if (grid.kind == symmetry::symmetric) {
+    f.zero = grid.symmetric_zero();
+  }
+  f.has_zeros = grid.kind == symmetry::asymmetric;
+  f.has_offsets = grid.kind == symmetry::offset;
+  return f;
+}
+
+template <code_operand T>
+[[nodiscard]] kernels::packed_codes pack_codes(const T& w, row_range rows,
+                                               const kernels::context& ctx) {
+  const auto codes = [&](index_t row, index_t, std::span<std::uint8_t> out) {
+    w.codes(rows.begin + row, out);
+  };
+  const auto levels = [&](index_t row, index_t group, std::span<float> scales) {
+    const affine_levels l = w.levels_of(rows.begin + row, group);
+    scales[0] = l.scale;
+    return kernels::code_group{.zero = l.zero_point, .offset = l.offset};
+  };
+  return kernels::packed_codes({.shape = {rows.size(), w.shape().cols},
+                                .group_size = w.group_size(),
+                                .format = code_format_of(w.grid()),
+                                .codes = codes,
+                                .levels = levels},
+                               ctx);
+}
+
+template <bit_serial_operand T>
+[[nodiscard]] kernels::packed_codes pack_planes(const T& w, row_range rows,
+                                                const kernels::context& ctx) {
+  const layout::bit_matrix& planes = w.planes();
+  const auto codes = [&](index_t row, index_t plane, std::span<std::uint8_t> out) {
+    const auto words = planes.row(plane, rows.begin + row);
+    for (index_t k = 0; k < out.size(); ++k) {
+      out[k] =
+          static_cast<std::uint8_t>((words[k / layout::word_bits] >> (k % layout::word_bits)) & 1U);
+    }
+  };
+  const auto levels = [&](index_t row, index_t group, std::span<float> scales) {
+    return kernels::code_group{.offset = w.plane_coefficients(rows.begin + row, group, scales)};
+  };
+  return kernels::packed_codes(
+      {.shape = {rows.size(), w.shape().cols},
+       .group_size = w.group_size(),
+       .format = {.bits = 1, .planes = static_cast<unsigned>(planes.planes()), .has_offsets = true},
+       .codes = codes,
+       .levels = levels},
+      ctx);
+}
+
+}  // namespace detail
+
+/// Packs rows of a tensor; row 0 of the result is rows.begin. Refuses more than 8 planes and rows
+/// outside the tensor. Uses ctx's executor.
+template <packable T>
+[[nodiscard]] kernels::packed_codes pack(const T& w, row_range rows, const kernels::context& ctx) {
+  check_row_range(rows, w.shape().rows);
+  if constexpr (code_operand<T>) {
+    return detail::pack_codes(w, rows, ctx);
+  } else {
+    return detail::pack_planes(w, rows, ctx);
+  }
+}
+
+/// Packs a whole tensor.
+template <packable T>
+[[nodiscard]] kernels::packed_codes pack(const T& w, const kernels::context& ctx = {}) {
+  return pack(w, {0, w.shape().rows}, ctx);
+}
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops
