@@ -1,367 +1,232 @@
-// bench_bit_gemm: the planes x planes product, every variant of this machine x every shape.
+// bench_bit_gemm: products of planes with planes, every variant of this machine, beside Eigen's
+// float product. See harness.hpp for names and counters; bit_macs_per_second are macs_per_second
+// times both numbers of planes.
 //
-//   bit_gemm/planes/w<bits>a<bits>/<variant>/M<m>_N<n>_K<k>/warm   the integer driver on packed
-//                                        operands that stay in cache; packing is not counted
-//   bit_gemm/pack/...                    the packing alone
-//   limit/and_popcount_add/<features>    the instruction peak of one bit-serial step, from
-//   registers baseline/eigen_sgemm/...             Eigen's float product of the same shape, same
-//   build flags
+//   bit_gemm/planes/...  the integer driver on packed planes, integers out: what the kernel and its
+//                        blocking reach. Neither quantizing nor packing activations is counted
+//   bit_gemm/float/...   floats in, floats out: quantizing activations, packing their planes and
+//                        scaling the outputs are counted, as in every other product
 //
-// One thread. Counters, all from CPU time: macs_per_second counts M * N * K integer products,
-// bit_macs_per_second those times both plane counts; bytes_per_second what must be touched once
-// (packed operands and output); peak_fraction is bit_macs_per_second over the fastest limit that
-// LOWBIT_ISA allows, measured at the start of this very process. Machines are noisy: read medians,
-//   bench_bit_gemm --benchmark_repetitions=7 --benchmark_report_aggregates_only=true
-#include <benchmark/benchmark.h>
-
-#include <Eigen/Core>
-#include <algorithm>
-#include <cstdint>
-#include <cstdio>
-#include <ctime>
+//   bench_bit_gemm --benchmark_filter=M1024 --benchmark_repetitions=7
+#include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "baseline_products.hpp"
+#include "harness.hpp"
 #include "lowbit/core/random.hpp"
+#include "lowbit/kernels/activations/quantized.hpp"
 #include "lowbit/kernels/bit_gemm/driver.hpp"
-#include "run.hpp"
-
-#if LOWBIT_X86_64
-#include <immintrin.h>
-#elif LOWBIT_AARCH64
-#include <arm_neon.h>
-#endif
-
-using namespace lowbit;
-
-// Limits -----------------------------------------------------------------------------------------
-// Each adds popcount(x & w[i]) to a sum of its own, several registers side by side: no load, no
-// chain longer than an add. The empty asm makes x new in every round, so that the loop stays.
-namespace {
-
-using limit_fn = std::uint64_t (*)(std::uint64_t rounds);
-
-struct limit {
-  const char* name;
-  cpu::cpu_set needs;
-  limit_fn run;
-  double bits_per_round;
-};
-
-}  // namespace
-
-#if LOWBIT_X86_64
-LOWBIT_TARGET_BEGIN("popcnt")
-namespace {
-std::uint64_t limit_popcnt(std::uint64_t rounds) {
-  std::uint64_t x = 0x123456789abcdefU;
-  std::uint64_t w[4] = {1, 3, 7, 15};
-  __asm__("" : "+r"(w[0]), "+r"(w[1]), "+r"(w[2]), "+r"(w[3]));
-  std::uint64_t sums[4] = {};
-  for (std::uint64_t n = 0; n < rounds; ++n) {
-    __asm__ volatile("" : "+r"(x));
-    for (int i = 0; i < 4; ++i) {
-      sums[i] += static_cast<std::uint64_t>(__builtin_popcountll(x & w[i]));
-    }
-    __asm__ volatile("" : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]));  // no SIMD
-  }
-  return sums[0] + sums[1] + sums[2] + sums[3];
-}
-}  // namespace
-LOWBIT_TARGET_END
-
-LOWBIT_TARGET_BEGIN("avx2,fma,f16c,bmi2,popcnt")
-namespace {
-// The popcount of AVX2 (Mula): two look-ups of nibbles, counts kept in bytes.
-std::uint64_t limit_avx2(std::uint64_t rounds) {
-  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
-                                         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-  const __m256i nibble = _mm256_set1_epi8(15);
-  __m256i x = _mm256_set1_epi64x(0x123456789abcdef);
-  __m256i w[4];
-  __m256i sums[4];
-  for (int i = 0; i < 4; ++i) {
-    w[i] = _mm256_set1_epi32(3 * i + 1);
-    __asm__("" : "+x"(w[i]));
-    sums[i] = _mm256_setzero_si256();
-  }
-  for (std::uint64_t n = 0; n < rounds; ++n) {
-    __asm__ volatile("" : "+x"(x));
-    for (int i = 0; i < 4; ++i) {
-      const __m256i both = _mm256_and_si256(x, w[i]);
-      const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(both, nibble));
-      const __m256i high =
-          _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble));
-      sums[i] = _mm256_add_epi8(sums[i], _mm256_add_epi8(low, high));
-    }
-  }
-  const __m256i sum =
-      _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3]));
-  return static_cast<std::uint64_t>(_mm256_extract_epi64(sum, 0));
-}
-}  // namespace
-LOWBIT_TARGET_END
-
-LOWBIT_TARGET_BEGIN("avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")
-namespace {
-std::uint64_t limit_avx512_vpopcntdq(std::uint64_t rounds) {
-  __m512i x = _mm512_set1_epi64(0x123456789abcdef);
-  __m512i w[8];
-  __m512i sums[8];
-  for (int i = 0; i < 8; ++i) {
-    w[i] = _mm512_set1_epi32(3 * i + 1);
-    __asm__("" : "+v"(w[i]));
-    sums[i] = _mm512_setzero_si512();
-  }
-  for (std::uint64_t n = 0; n < rounds; ++n) {
-    __asm__ volatile("" : "+v"(x));
-    for (int i = 0; i < 8; ++i) {
-      sums[i] = _mm512_add_epi64(sums[i], _mm512_popcnt_epi64(_mm512_and_si512(x, w[i])));
-    }
-  }
-  std::uint64_t lanes[8];
-  for (int i = 1; i < 8; ++i) sums[0] = _mm512_add_epi64(sums[0], sums[i]);
-  _mm512_storeu_si512(lanes, sums[0]);
-  return lanes[0] + lanes[7];
-}
-}  // namespace
-LOWBIT_TARGET_END
-#elif LOWBIT_AARCH64
-namespace {
-std::uint64_t limit_neon(std::uint64_t rounds) {
-  uint8x16_t x = vdupq_n_u8(0x5a);
-  uint8x16_t w[8];
-  uint8x16_t sums[8];
-  for (int i = 0; i < 8; ++i) {
-    w[i] = vdupq_n_u8(static_cast<std::uint8_t>(3 * i + 1));
-    __asm__("" : "+w"(w[i]));
-    sums[i] = vdupq_n_u8(0);
-  }
-  for (std::uint64_t n = 0; n < rounds; ++n) {
-    __asm__ volatile("" : "+w"(x));
-    for (int i = 0; i < 8; ++i) sums[i] = vaddq_u8(sums[i], vcntq_u8(vandq_u8(x, w[i])));
-  }
-  for (int i = 1; i < 8; ++i) sums[0] = veorq_u8(sums[0], sums[i]);
-  return vgetq_lane_u8(sums[0], 0);
-}
-}  // namespace
-#endif
 
 namespace {
 
-const limit limits[] = {
-#if LOWBIT_X86_64
-    {"popcnt", cpu::popcnt, &limit_popcnt, 4 * 64},
-    {"avx2", cpu::avx2_core, &limit_avx2, 4 * 256},
-    {"avx512_vpopcntdq", cpu::avx512_core | cpu::avx512_vpopcntdq, &limit_avx512_vpopcntdq,
-     8 * 512},
-#elif LOWBIT_AARCH64
-    {"neon", cpu::neon, &limit_neon, 8 * 128},
-#endif
-};
+using namespace bench;
+using lowbit::matrix_view;
+using lowbit::random_bits;
+using lowbit::detail::message;
+using lowbit::layout::bit_matrix;
 
-double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
-
-/// Bit-MACs per second of the fastest limit within `allowed`: the median of 9 runs of about 10 ms.
-double peak_bit_macs(cpu::cpu_set allowed) {
-  double peak = 0;
-  for (const limit& l : limits) {
-    if (!allowed.contains(l.needs)) continue;
-    std::vector<double> rates;
-    for (int i = 0; i < 9; ++i) {
-      constexpr std::uint64_t rounds = 4'000'000;
-      const double begin = cpu_seconds();
-      benchmark::DoNotOptimize(l.run(rounds));
-      rates.push_back(double{rounds} * l.bits_per_round / (cpu_seconds() - begin));
-    }
-    std::nth_element(rates.begin(), rates.begin() + 4, rates.end());
-    peak = std::max(peak, rates[4]);
-  }
-  return peak;
-}
-
-// Products ---------------------------------------------------------------------------------------
-struct product_shape {
-  unsigned weight_bits;
-  unsigned activation_bits;
-  index_t tokens;
-  index_t rows;
-  index_t cols;
-
-  [[nodiscard]] double macs() const {
-    return static_cast<double>(tokens) * static_cast<double>(rows) * static_cast<double>(cols);
-  }
-  [[nodiscard]] std::string name() const {
-    return lowbit::detail::message("M", tokens, "_N", rows, "_K", cols);
-  }
-};
-
-constexpr product_shape shapes[] = {{1, 1, 1024, 1024, 8192},
-                                    {2, 2, 1024, 1024, 8192},
-                                    {1, 8, 1, 4096, 4096},
-                                    {4, 8, 1, 4096, 4096}};
-
-layout::bit_matrix random_planes(unsigned planes, shape2 shape, std::uint64_t seed) {
-  layout::bit_matrix m(planes, shape);  // widths here are multiples of 512: no padding to keep zero
+bit_matrix random_planes(unsigned planes, lowbit::shape2 shape, std::uint64_t seed) {
+  bit_matrix m(planes, shape);  // widths here are multiples of 512: no padding to keep zero
   for (index_t i = 0; i < m.words().size(); ++i) m.words()[i] = random_bits(seed, i);
   return m;
 }
 
-/// One output, bit by bit.
-std::int64_t one_output(const layout::bit_matrix& w, const layout::bit_matrix& x, index_t n,
-                        index_t t) {
-  std::int64_t sum = 0;
-  for (index_t k = 0; k < w.shape().cols; ++k) {
-    std::int64_t u = 0;
-    std::int64_t v = 0;
-    for (index_t p = 0; p < w.planes(); ++p) u += std::int64_t{w.bit(p, n, k)} << p;
-    for (index_t p = 0; p < x.planes(); ++p) v += std::int64_t{x.bit(p, t, k)} << p;
-    sum += u * v;
-  }
-  return sum;
+/// The number that the planes of one element spell.
+std::int64_t code(const bit_matrix& m, index_t row, index_t col) {
+  std::int64_t u = 0;
+  for (index_t p = 0; p < m.planes(); ++p) u += std::int64_t{m.bit(p, row, col)} << p;
+  return u;
 }
 
-void count(benchmark::State& state, double macs, double bytes) {
-  using benchmark::Counter;
-  state.counters["macs_per_second"] = Counter(macs, Counter::kIsIterationInvariantRate);
-  state.counters["bytes_per_second"] = Counter(bytes, Counter::kIsIterationInvariantRate);
+struct packed_copies {
+  bit_matrix planes;
+  std::vector<kernels::packed_weight_planes> copies;
+};
+
+std::shared_ptr<packed_copies> make_weights(unsigned bits, product_shape shape, bool cold) {
+  return cached(message("w", bits, "/N", shape.rows, "_K", shape.cols, cold ? "/cold" : "/warm"),
+                [&] {
+                  packed_copies made{random_planes(bits, {shape.rows, shape.cols}, 1), {}};
+                  const kernels::packed_weight_planes packed(made.planes);
+                  const auto bytes = 8.0 * static_cast<double>(made.planes.words().size());
+                  made.copies.assign(copies_of(bytes, cold), packed);
+                  return made;
+                });
 }
 
-void run_product(benchmark::State& state, const product_shape& s, cpu::cpu_set allowed,
-                 double peak) {
-  const layout::bit_matrix w = random_planes(s.weight_bits, {s.rows, s.cols}, 1);
-  const layout::bit_matrix x = random_planes(s.activation_bits, {s.tokens, s.cols}, 2);
-  const kernels::packed_weight_planes packed_w(w);
-  const kernels::packed_activation_planes packed_x(x);
-  std::vector<std::int64_t> y(s.tokens * s.rows);
-  const matrix_view<std::int64_t> out(y.data(), s.tokens, s.rows);
-  const kernels::context ctx{.allowed = allowed};
-  kernels::bit_gemm(packed_w, packed_x, out, ctx);
-  for (index_t i = 0; i < 8; ++i) {
-    const index_t t = random_bits(3, 2 * i) % s.tokens;
-    const index_t n = random_bits(3, 2 * i + 1) % s.rows;
-    if (out(t, n) != one_output(w, x, n, t)) return state.SkipWithError("wrong result");
-  }
-  const double begin = cpu_seconds();
-  for (auto _ : state) {
-    kernels::bit_gemm(packed_w, packed_x, out, ctx);
-    benchmark::ClobberMemory();
-  }
-  const double seconds = cpu_seconds() - begin;
-  const double bit_macs = s.macs() * s.weight_bits * s.activation_bits;
-  const double words = static_cast<double>(w.words().size() + x.words().size() + y.size());
-  count(state, s.macs(), words * 8);
-  state.counters["bit_macs_per_second"] =
-      benchmark::Counter(bit_macs, benchmark::Counter::kIsIterationInvariantRate);
-  if (peak > 0) {
-    state.counters["peak_fraction"] =
-        bit_macs * static_cast<double>(state.iterations()) / seconds / peak;
-  }
-}
+/// What both kinds of product share.
+struct product_state {
+  std::shared_ptr<packed_copies> weights;
+  product_shape shape;
+  kernels::context ctx;
+  std::vector<std::int64_t> sums;
+  index_t next = 0;
 
-void run_eigen(benchmark::State& state, const product_shape& s) {
-  using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const auto rows = static_cast<Eigen::Index>(s.rows);
-  const auto cols = static_cast<Eigen::Index>(s.cols);
-  const auto tokens = static_cast<Eigen::Index>(s.tokens);
-  const matrix w = matrix::Random(rows, cols);
-  const matrix x = matrix::Random(tokens, cols);
-  const Eigen::VectorXf v = x.row(0);
-  matrix y(tokens, rows);
-  Eigen::VectorXf u(rows);
-  for (auto _ : state) {
-    if (s.tokens == 1) {
-      u.noalias() = w * v;
-    } else {
-      y.noalias() = x * w.transpose();
+  product_state(unsigned weight_bits, product_shape s, bool cold, cpu::cpu_set allowed)
+      : weights(make_weights(weight_bits, s, cold)),
+        shape(s),
+        ctx(allowed_context()),
+        sums(s.tokens * s.rows) {
+    ctx.allowed = allowed;
+  }
+  [[nodiscard]] matrix_view<std::int64_t> integers() {
+    return {sums.data(), shape.tokens, shape.rows};
+  }
+  [[nodiscard]] const kernels::packed_weight_planes& next_copy() {
+    const auto& copy = weights->copies[next];
+    if (++next == weights->copies.size()) next = 0;
+    return copy;
+  }
+  /// Calls compare(token, row), which returns what is wrong, for some outputs.
+  template <class Compare>
+  [[nodiscard]] std::string check_some(const Compare& compare) const {
+    for (index_t i = 0; i < 16; ++i) {
+      const index_t t = i == 0 ? shape.tokens - 1 : random_bits(6, i) % shape.tokens;
+      const index_t n = i == 0 ? shape.rows - 1 : random_bits(7, i) % shape.rows;
+      const std::string wrong = compare(t, n);
+      if (!wrong.empty()) return message("wrong: output [", t, ", ", n, "] is ", wrong);
     }
-    benchmark::ClobberMemory();
+    return {};
   }
-  count(state, s.macs(), 4.0 * static_cast<double>(w.size() + x.size() + y.size()));
-}
+};
 
-// Packing ----------------------------------------------------------------------------------------
-void run_pack_weights(benchmark::State& state, unsigned bits, shape2 shape, index_t group_size) {
-  const layout::bit_matrix w = random_planes(bits, shape, 1);
-  for (auto _ : state) {
-    benchmark::DoNotOptimize(kernels::packed_weight_planes(w, group_size));
-  }
-  using benchmark::Counter;
-  state.counters["weights_per_second"] =
-      Counter(static_cast<double>(shape.size()), Counter::kIsIterationInvariantRate);
-  state.counters["bytes_per_second"] =
-      Counter(8.0 * static_cast<double>(w.words().size()), Counter::kIsIterationInvariantRate);
-}
+struct integer_product : product_state {
+  bit_matrix inputs;
+  kernels::packed_activation_planes packed;
 
-void run_pack_activations(benchmark::State& state, unsigned bits, shape2 shape) {
-  const layout::bit_matrix x = random_planes(bits, shape, 2);
-  for (auto _ : state) benchmark::DoNotOptimize(kernels::packed_activation_planes(x));
-  using benchmark::Counter;
-  state.counters["values_per_second"] =
-      Counter(static_cast<double>(shape.size()), Counter::kIsIterationInvariantRate);
-  state.counters["bytes_per_second"] =
-      Counter(8.0 * static_cast<double>(x.words().size()), Counter::kIsIterationInvariantRate);
-}
-
-void run_limit(benchmark::State& state, const limit& l) {
-  constexpr std::uint64_t rounds = 100'000;
-  for (auto _ : state) benchmark::DoNotOptimize(l.run(rounds));
-  state.counters["bit_macs_per_second"] = benchmark::Counter(
-      double{rounds} * l.bits_per_round, benchmark::Counter::kIsIterationInvariantRate);
-}
-
-template <class Run>
-void add(const std::string& name, Run run) {
-  benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond);
-}
-
-void register_all(cpu::cpu_set allowed) {
-  using lowbit::detail::message;
-  const double peak = peak_bit_macs(allowed);
-  for (const limit& l : limits) {
-    if (!allowed.contains(l.needs)) continue;
-    add(message("limit/and_popcount_add/", l.name),
-        [&l](benchmark::State& state) { run_limit(state, l); });
-  }
-  for (const product_shape& s : shapes) {
-    for (const auto& v : kernels::bit_gemm_variants) {
-      if (!v.is_supported(allowed)) continue;
-      add(message("bit_gemm/planes/w", s.weight_bits, "a", s.activation_bits, "/", v.name, "/",
-                  s.name(), "/warm"),
-          [&s, &v, peak](benchmark::State& state) { run_product(state, s, v.needs, peak); });
-    }
-  }
-  for (const product_shape& s : {shapes[0], shapes[2]}) {
-    add(message("baseline/eigen_sgemm/f32/", s.name(), "/warm"),
-        [s](benchmark::State& state) { run_eigen(state, s); });
-  }
-  for (const unsigned bits : {1U, 4U}) {
-    for (const index_t group_size : {index_t{0}, index_t{64}}) {
-      add(message("bit_gemm/pack/w", bits, "/g", group_size, "/N4096_K4096"),
-          [bits, group_size](benchmark::State& state) {
-            run_pack_weights(state, bits, {4096, 4096}, group_size);
-          });
-    }
-  }
-  for (const index_t tokens : {index_t{1}, index_t{128}}) {
-    add(message("bit_gemm/pack/a8/M", tokens, "_K4096"), [tokens](benchmark::State& state) {
-      run_pack_activations(state, 8, {tokens, 4096});
+  integer_product(unsigned weight_bits, unsigned activation_bits, product_shape s, bool cold,
+                  cpu::cpu_set allowed)
+      : product_state(weight_bits, s, cold, allowed),
+        inputs(random_planes(activation_bits, {s.tokens, s.cols}, 2)),
+        packed(inputs) {}
+  void run() { kernels::bit_gemm(next_copy(), packed, integers(), ctx); }
+  [[nodiscard]] std::string check() {
+    return check_some([&](index_t t, index_t n) -> std::string {
+      std::int64_t expected = 0;
+      for (index_t k = 0; k < shape.cols; ++k) {
+        expected += code(weights->planes, n, k) * code(inputs, t, k);
+      }
+      const std::int64_t found = integers()(t, n);
+      return found == expected ? "" : message(found, ", not ", expected);
     });
   }
+};
+
+/// value = 1/64 * (u - (2^b - 1) / 2) of the weights' codes u: +-1/128 for one plane.
+struct float_product : product_state {
+  static constexpr float weight_step = 1.0F / 64;
+
+  kernels::activation_params params;
+  float weight_zero;
+  std::vector<float> x, y;
+  std::vector<std::int64_t> weight_sums;
+  kernels::quantized_activations activations;
+
+  float_product(unsigned weight_bits, unsigned activation_bits, product_shape s, bool cold,
+                cpu::cpu_set allowed)
+      : product_state(weight_bits, s, cold, allowed),
+        params{.bits = activation_bits},
+        weight_zero(0.5F * static_cast<float>((1U << weight_bits) - 1U)),
+        x(s.tokens * s.cols),
+        y(s.tokens * s.rows) {
+    for (index_t i = 0; i < x.size(); ++i) x[i] = lowbit::random_normal(5, i);
+    const auto& packed = weights->copies[0];
+    for (index_t tile = 0; tile < packed.tiles(); ++tile) {
+      for (const std::int64_t sum : packed.sum_codes(tile, 0)) weight_sums.push_back(sum);
+    }
+  }
+  [[nodiscard]] matrix_view<const float> inputs() const {
+    return {x.data(), shape.tokens, shape.cols};
+  }
+  /// sum (u - zu)(v - zv) = sum u v - zv sum u - zu sum v + K zu zv over the codes v of a token.
+  void run() {
+    activations.assign(inputs(), params, ctx);
+    const kernels::packed_activation_planes packed(activations.planes(ctx));
+    kernels::bit_gemm(next_copy(), packed, integers(), ctx);
+    for (index_t t = 0; t < shape.tokens; ++t) {
+      const kernels::activation_scaling scaling = activations.scaling(t, 0);
+      const float zero = 0.5F * static_cast<float>(scaling.twice_zero);
+      const float step = scaling.step * weight_step;
+      const float all = weight_zero * (static_cast<float>(shape.cols) * zero -
+                                       static_cast<float>(activations.sum_codes(t, 0)));
+      for (index_t n = 0; n < shape.rows; ++n) {
+        const float products = static_cast<float>(sums[t * shape.rows + n]);
+        y[t * shape.rows + n] = step * (products - zero * static_cast<float>(weight_sums[n]) + all);
+      }
+    }
+  }
+  [[nodiscard]] std::string check() {
+    std::vector<float> values(shape.tokens * shape.cols);
+    activations.dequantize({values.data(), shape.tokens, shape.cols});
+    return check_some([&](index_t t, index_t n) -> std::string {
+      double expected = 0;
+      double magnitude = 0;  // of what is added up, with the zeros taken apart
+      for (index_t k = 0; k < shape.cols; ++k) {
+        const auto u = static_cast<double>(code(weights->planes, n, k));
+        const auto v = static_cast<double>(values[t * shape.cols + k]);
+        const double step = static_cast<double>(weight_step);
+        expected += step * (u - static_cast<double>(weight_zero)) * v;
+        magnitude += step * 2 * static_cast<double>(weight_zero) *
+                     (std::abs(v) + static_cast<double>(activations.scaling(t, 0).step) *
+                                        activations.scaling(t, 0).twice_zero);
+      }
+      const auto found = static_cast<double>(y[t * shape.rows + n]);
+      return std::abs(found - expected) <= magnitude * 0x1p-20 ? ""
+                                                               : message(found, ", not ", expected);
+    });
+  }
+};
+
+struct precision {
+  unsigned weight_bits;
+  unsigned activation_bits;
+};
+
+template <class State>
+void register_products(const char* format, precision bits, product_shape shape, bool cold) {
+  // The last one of the table is the oracle: seconds for a large product.
+  constexpr double oracle_steps = 1e10;
+  const double steps = bits.weight_bits * bits.activation_bits;
+  for (const auto& v : kernels::bit_gemm_variants) {
+    const bool is_oracle = &v == std::end(kernels::bit_gemm_variants) - 1;
+    if (is_oracle && shape.macs() * steps > oracle_steps) continue;
+    register_product({.family = "bit_gemm",
+                      .format = format,
+                      .weight_bits = bits.weight_bits,
+                      .activation_bits = bits.activation_bits,
+                      .variant = std::string(v.name),
+                      .shape = shape,
+                      .cold = cold,
+                      .needs = v.needs,
+                      .what = operation::bit_mac,
+                      .steps_per_mac = steps,
+                      .prepare = [bits, shape, cold, needs = v.needs]() -> prepared_product {
+                        const auto state = std::make_shared<State>(
+                            bits.weight_bits, bits.activation_bits, shape, cold, needs);
+                        return {.run = [state] { state->run(); },
+                                .check = [state] { return state->check(); },
+                                .weight_bytes = 8.0 * static_cast<double>(
+                                                          state->weights->planes.words().size())};
+                      }});
+  }
 }
+
+const registration bit_products([] {
+  const product_shape gemm{1024, 1024, 8192};
+  for (const precision bits : {precision{1, 1}, {1, 2}, {2, 2}, {1, 4}}) {
+    register_products<integer_product>("planes", bits, gemm, false);
+    register_products<float_product>("float", bits, gemm, false);
+  }
+  register_eigen_baseline(gemm, false);
+
+  const product_shape gemv{1, 4096, 4096};
+  for (const precision bits : {precision{1, 1}, {1, 2}, {2, 2}, {1, 4}, {1, 8}, {4, 8}}) {
+    register_products<float_product>("float", bits, gemv, true);
+    register_products<float_product>("float", bits, gemv, false);
+  }
+  register_eigen_baseline(gemv, true);
+});
 
 }  // namespace
-
-int main(int argc, char** argv) {
-  try {
-    register_all(kernels::context::best().allowed);
-  } catch (const error& e) {
-    std::fprintf(stderr, "bench_bit_gemm: %s\n", e.what());
-    return 1;
-  }
-  // Short by default: large products take a second each. A later flag wins.
-  char min_time[] = "--benchmark_min_time=0.2";
-  std::vector<char*> args(argv, argv + argc);
-  args.insert(args.begin() + 1, min_time);
-  return bench::run(static_cast<int>(args.size()), args.data());
-}

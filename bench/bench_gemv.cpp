@@ -1,0 +1,46 @@
+// bench_gemv: products with 1 to 8 tokens, cold and warm: codes and planes x int8, every variant of
+// this machine, beside float baselines. See harness.hpp for names and counters.
+//
+//   bench_gemv --benchmark_filter=M1_N4096_K4096/cold --benchmark_repetitions=7
+#include "baseline_products.hpp"
+#include "code_products.hpp"
+
+namespace {
+
+const bench::registration gemv([] {
+  using namespace bench;
+  const product_shape large{1, 4096, 4096};
+  for (const unsigned bits : {1U, 2U, 3U, 4U, 8U}) {
+    register_code_product(uniform_product(bits, 64, large, true));
+  }
+  register_code_product(uniform_zeros_product(4, 64, large, true));
+  register_code_product(book_product(64, large, true));
+  for (const unsigned planes : {1U, 2U, 3U, 4U}) {
+    register_code_product(plane_product(planes, 128, large, true));
+  }
+  register_eigen_baseline(large, true);
+  register_dot_baseline(large, true);
+  register_dequantize_baseline(4, 64, large, true);
+
+  const product_shape small{1, 512, 2048};
+  for (const unsigned bits : {1U, 2U, 3U, 4U}) {
+    for (const index_t group_size : {index_t{64}, index_t{128}}) {
+      register_code_product(uniform_product(bits, group_size, small, false));
+    }
+  }
+  for (const unsigned planes : {1U, 2U, 3U, 4U}) {
+    register_code_product(plane_product(planes, 128, small, false));
+  }
+  register_eigen_baseline(small, false);
+  register_dot_baseline(small, false);
+  register_dequantize_baseline(4, 64, small, false);
+
+  for (index_t tokens = 2; tokens <= 8; ++tokens) {
+    for (const unsigned bits : {2U, 4U}) {
+      register_code_product(uniform_product(bits, 64, {tokens, 4096, 4096}, true));
+      register_code_product(uniform_product(bits, 64, {tokens, 512, 2048}, false));
+    }
+  }
+});
+
+}  // namespace
