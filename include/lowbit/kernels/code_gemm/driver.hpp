@@ -212,11 +212,11 @@ inline void code_gemm(const packed_codes& w, const int8_activations& x, matrix_v
   LOWBIT_CHECK((y.shape() == shape2{x.tokens(), w.shape().rows}), shape, "the product is [",
                x.tokens(), ", ", w.shape().rows, "], the output [", y.rows(), ", ", y.cols(), "]");
   if (y.empty()) return;
-  // The activations and sums of a block of tokens take a quarter of the L2 cache while the tiles
-  // pass: with half of it 192 tokens cost more than 96 (docs/performance.md).
+  // The activations and sums of a block of tokens take a third of the L2 cache while the tiles
+  // pass: with half of it 192 tokens cost more than 96, with a quarter 128 do.
   const code_runs& runs = w.runs();
   const index_t token_bytes = runs.count() * x.run_bytes() + code_tile_rows * sizeof(float);
-  const index_t fitting = std::max<index_t>(ctx.caches.l2 / 4 / token_bytes, 48);
+  const index_t fitting = std::max<index_t>(ctx.caches.l2 / 3 / token_bytes, 48);
   const index_t blocks = div_up(x.tokens(), fitting);
   const index_t block_tokens = div_up(x.tokens(), blocks);
   workspace own;
