@@ -39,13 +39,11 @@ if(LOWBIT_SANITIZE)
   target_link_options(lowbit_development INTERFACE -fsanitize=${LOWBIT_SANITIZE})
 endif()
 
-# Kernels compiled once for most of what is built here (lowbit/kernels/code_gemm/compiled.hpp): half of the time
-# of a build. Programs that test the header-only form do not link this.
-file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp.new"
-     "#include \"lowbit/kernels/code_gemm/compiled.hpp\"\n")
-file(COPY_FILE "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp.new"
-     "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp" ONLY_IF_DIFFERENT)
-add_library(lowbit_compiled_kernels STATIC
-            "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp")
+# Kernels compiled once for most of what is built here (lowbit/kernels/code_gemm/compiled.hpp): half of
+# the time of a build. Programs that test the header-only form do not link this.
+set(lowbit_compiled_kernels_source "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp")
+file(CONFIGURE OUTPUT "${lowbit_compiled_kernels_source}"
+     CONTENT "#include \"lowbit/kernels/code_gemm/compiled.hpp\"\n" @ONLY)
+add_library(lowbit_compiled_kernels STATIC "${lowbit_compiled_kernels_source}")
 target_compile_definitions(lowbit_compiled_kernels PUBLIC LOWBIT_COMPILED_KERNELS=1)
 target_link_libraries(lowbit_compiled_kernels PUBLIC lowbit::lowbit PRIVATE lowbit_development)

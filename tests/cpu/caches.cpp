@@ -1,8 +1,7 @@
 // The caches that are found must be those that the operating system reports, and usable ones
 // whatever a machine says.
 #include "lowbit/cpu/caches.hpp"
-
-#include <unistd.h>
+#include "io/files.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "io/files.hpp"
 
 using namespace lowbit;
 using cpu::cache_sizes;
@@ -38,28 +38,19 @@ constexpr cache_sizes sizes(std::size_t l1, std::size_t l2, std::size_t l3, std:
 /// A folder of files such as sysfs has, removed at the end.
 class cache_folder {
  public:
-  cache_folder() {
-    char name[] = "/tmp/lowbit_caches_XXXXXX";
-    REQUIRE(::mkdtemp(name) != nullptr);
-    path_ = name;
-  }
-  ~cache_folder() { std::filesystem::remove_all(path_); }
-  cache_folder(const cache_folder&) = delete;
-  cache_folder& operator=(const cache_folder&) = delete;
-
   void add(const std::string& type, const std::string& level, const std::string& size,
            const std::string& line) {
-    const auto folder = path_ / ("index" + std::to_string(count_++));
+    const auto folder = folder_ / ("index" + std::to_string(count_++));
     std::filesystem::create_directory(folder);
     std::ofstream(folder / "type") << type << '\n';
     std::ofstream(folder / "level") << level << '\n';
     std::ofstream(folder / "size") << size << '\n';
     std::ofstream(folder / "coherency_line_size") << line << '\n';
   }
-  [[nodiscard]] std::string index() const { return (path_ / "index").string(); }
+  [[nodiscard]] std::string index() const { return (folder_ / "index").string(); }
 
  private:
-  std::filesystem::path path_;
+  lowbit_test::temporary_folder folder_;
   int count_ = 0;
 };
 

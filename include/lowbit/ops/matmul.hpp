@@ -149,6 +149,30 @@ template <quantized_tensor T>
   return e;
 }
 
+/// The path of a product and what it was chosen by.
+struct path_choice {
+  matmul_path path;
+  path_estimate int8;
+  path_estimate bit_serial;
+};
+
+/// What matmul() does on every call: explain() without its texts.
+template <quantized_tensor T>
+[[nodiscard]] path_choice choose_path(const T& w, const matmul_options& options) {
+  path_choice c{options.path, estimate_int8(w, options), estimate_bit_serial(w, options)};
+  const bool can_int8 = c.int8.obstacle.empty();
+  const bool can_bits = c.bit_serial.obstacle.empty();
+  LOWBIT_CHECK(c.path != matmul_path::int8 || can_int8, value, "path int8: ", c.int8.obstacle);
+  LOWBIT_CHECK(c.path != matmul_path::bit_serial || can_bits, value,
+               "path bit_serial: ", c.bit_serial.obstacle);
+  if (c.path == matmul_path::automatic) {
+    c.path = can_int8 && (!can_bits || c.int8.cost <= c.bit_serial.cost) ? matmul_path::int8
+             : can_bits                                                  ? matmul_path::bit_serial
+                                                                         : matmul_path::dequantize;
+  }
+  return c;
+}
+
 }  // namespace detail
 
 /// What matmul() will do with a tensor. Refuses a path that the type or the options do not allow
@@ -156,39 +180,24 @@ template <quantized_tensor T>
 template <quantized_tensor T>
 [[nodiscard]] matmul_plan explain(const T& w, const kernels::context& ctx,
                                   const matmul_options& options = {}) {
-  const detail::path_estimate int8 = detail::estimate_int8(w, options);
-  const detail::path_estimate bit_serial = detail::estimate_bit_serial(w, options);
+  const detail::path_choice choice = detail::choose_path(w, options);
+  const bool asked = options.path != matmul_path::automatic;
   const auto text_of = [](const detail::path_estimate& e) {
     return e.obstacle.empty()
                ? lowbit::detail::message(e.cost, " vector operations for 64 products")
                : e.obstacle;
   };
-  const bool can_int8 = int8.obstacle.empty();
-  const bool can_bits = bit_serial.obstacle.empty();
-
-  matmul_path path = options.path;
-  const bool asked = path != matmul_path::automatic;
-  if (!asked) {
-    path = can_int8 && (!can_bits || int8.cost <= bit_serial.cost) ? matmul_path::int8
-           : can_bits                                              ? matmul_path::bit_serial
-                                                                   : matmul_path::dequantize;
-  }
-  matmul_plan plan{.path = path};
-  const auto reject = [&](matmul_path other, std::string why) {
-    if (other != path) plan.rejected.push_back({other, asked ? "not asked for" : std::move(why)});
-  };
-  switch (path) {
+  matmul_plan plan{.path = choice.path};
+  switch (plan.path) {
     case matmul_path::int8:
-      LOWBIT_CHECK(can_int8, value, "path int8: ", int8.obstacle);
       if constexpr (packable<T>) plan.family = int8_family<T>;
       plan.variant = kernels::select_code_gemm(ctx.allowed).name;
-      plan.reason = text_of(int8);
+      plan.reason = text_of(choice.int8);
       break;
     case matmul_path::bit_serial:
-      LOWBIT_CHECK(can_bits, value, "path bit_serial: ", bit_serial.obstacle);
       plan.family = "bit_gemm";
       plan.variant = kernels::select_bit_gemm(ctx.allowed).name;
-      plan.reason = text_of(bit_serial);
+      plan.reason = text_of(choice.bit_serial);
       break;
     default:
       plan.family = "eigen";
@@ -196,8 +205,13 @@ template <quantized_tensor T>
       break;
   }
   if (asked) plan.reason = "asked for";
-  reject(matmul_path::int8, text_of(int8));
-  reject(matmul_path::bit_serial, text_of(bit_serial));
+  const auto reject = [&](matmul_path other, std::string why) {
+    if (other != plan.path) {
+      plan.rejected.push_back({other, asked ? "not asked for" : std::move(why)});
+    }
+  };
+  reject(matmul_path::int8, text_of(choice.int8));
+  reject(matmul_path::bit_serial, text_of(choice.bit_serial));
   reject(matmul_path::dequantize, "decoding every weight to float costs more");
   return plan;
 }
@@ -345,7 +359,7 @@ template <quantized_tensor T>
 void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
             const kernels::context& ctx, const matmul_options& options = {}) {
   detail::check_product(x, w, y);
-  const matmul_path path = explain(w, ctx, options).path;
+  const matmul_path path = detail::choose_path(w, options).path;
   if constexpr (packable<T>) {
     if (path == matmul_path::int8) {
       return detail::matmul_int8(x, w, y, ctx, *options.activations);

@@ -61,10 +61,8 @@ template <bit_serial_operand T>
                                                 const kernels::context& ctx) {
   const layout::bit_matrix& planes = w.planes();
   const auto codes = [&](index_t row, index_t plane, std::span<std::uint8_t> out) {
-    const auto words = planes.row(plane, rows.begin + row);
     for (index_t k = 0; k < out.size(); ++k) {
-      out[k] =
-          static_cast<std::uint8_t>((words[k / layout::word_bits] >> (k % layout::word_bits)) & 1U);
+      out[k] = static_cast<std::uint8_t>(planes.bit(plane, rows.begin + row, k));
     }
   };
   const auto levels = [&](index_t row, index_t group, std::span<float> scales) {

@@ -26,9 +26,8 @@ inline constexpr index_t partial_steps = 0;
 inline constexpr std::int32_t wide_bias = 0;
 inline constexpr index_t block_vectors = 4;  // 4 x 6 sums, 4 codes and an activation: 29 registers
 inline constexpr index_t block_tokens = 6;
-inline constexpr index_t tokens_at_once = 3;
+inline constexpr bool few_share_unpacking = true;
 inline constexpr index_t few_tokens = 9;
-inline constexpr index_t many_few_tokens = 48;  // where halves are whole lines
 inline constexpr bool has_plain_path = true;
 
 // No narrow sums: these are never called.

@@ -28,9 +28,8 @@ inline constexpr index_t partial_steps = 8;
 inline constexpr std::int32_t wide_bias = 0;
 inline constexpr index_t block_vectors = 4;  // 4 x 5 narrow sums, 4 codes and an activation
 inline constexpr index_t block_tokens = 5;
-inline constexpr index_t tokens_at_once = 1;
+inline constexpr bool few_share_unpacking = false;
 inline constexpr index_t few_tokens = 1;
-inline constexpr index_t many_few_tokens = few_tokens;
 inline constexpr bool has_plain_path = true;
 
 /// sum + the sums of 4 products each, for any codes: vpmaddubsw would saturate, so by nibbles.

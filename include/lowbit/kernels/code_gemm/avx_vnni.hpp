@@ -19,9 +19,8 @@ inline constexpr index_t partial_steps = 0;
 inline constexpr std::int32_t wide_bias = 0;
 inline constexpr index_t block_vectors = 2;  // 2 x 6 sums, 2 codes and an activation: 15 registers
 inline constexpr index_t block_tokens = 6;
-inline constexpr index_t tokens_at_once = 1;
+inline constexpr bool few_share_unpacking = false;
 inline constexpr index_t few_tokens = 8;
-inline constexpr index_t many_few_tokens = few_tokens;
 inline constexpr bool has_plain_path = true;
 
 // No narrow sums: these are never called.

@@ -32,9 +32,8 @@ inline constexpr std::int32_t wide_bias = 128;
 // them in the inner loops, as with 2 x 6 and 4 x 3.
 inline constexpr index_t block_vectors = 2;
 inline constexpr index_t block_tokens = 5;
-inline constexpr index_t tokens_at_once = 1;
+inline constexpr bool few_share_unpacking = false;
 inline constexpr index_t few_tokens = 1;
-inline constexpr index_t many_few_tokens = few_tokens;
 inline constexpr bool has_plain_path = true;
 
 /// sum + the sums of 4 products each of (codes - 128) and x, for any codes.

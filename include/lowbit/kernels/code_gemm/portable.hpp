@@ -33,9 +33,8 @@ inline constexpr index_t partial_steps = 8;  // of 2 * 15 * 128 in 16 bits
 inline constexpr std::int32_t wide_bias = 0;
 inline constexpr index_t block_vectors = 2;
 inline constexpr index_t block_tokens = 3;
-inline constexpr index_t tokens_at_once = 1;
+inline constexpr bool few_share_unpacking = false;
 inline constexpr index_t few_tokens = 2;
-inline constexpr index_t many_few_tokens = few_tokens;
 inline constexpr bool has_plain_path = false;  // half the code
 
 LOWBIT_ALWAYS_INLINE bytes load(const void* p) noexcept {

@@ -4,7 +4,7 @@
 // no include: outside of a variant this file is empty. The variant defines the types bytes, ints,
 // floats, partial, the constants and the small functions that avx512_vnni.hpp and avx2.hpp show.
 //
-//  * One token: codes are unpacked in registers and multiplied at once. Where a dot product takes
+//  * Few tokens: codes are unpacked in registers and multiplied at once. Where a dot product takes
 //    any byte (VNNI), the fields of a byte are not shifted into place, nor even cleared above:
 //    sums over the low 2, 4, 6, 8 bits are kept and subtracted once per run.
 //  * More tokens: half a run (64 rows) is unpacked to bytes in the L1 cache and multiplied with
@@ -376,59 +376,33 @@ LOWBIT_ALWAYS_INLINE void multiply_half_in_place(const std::uint8_t* codes, inde
   }
 }
 
-/// One half of add_plane() by multiply_half_in_place().
-template <code_kind Kind, bool Plain, unsigned Half, index_t Tokens>
-__attribute__((noinline)) void add_half_plane(const code_gemm_tile_args& a,
-                                              const std::uint8_t* plane, const std::int8_t* x,
-                                              const std::int32_t* sums, const float* steps,
-                                              const std::uint8_t* zeros, float* y) noexcept {
+/// Adds sets First .. First + Sets - 1 (all 8, or a half by multiply_half_in_place) of one plane of
+/// one run for Tokens tokens. x, sums, steps, y: of the first of them. Not inlined: with the
+/// caller's variables around, g++ 12 spills registers of the inner loop.
+template <code_kind Kind, bool Plain, index_t First, index_t Sets, index_t Tokens>
+__attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std::uint8_t* plane,
+                                        const std::int8_t* x, const std::int32_t* sums,
+                                        const float* steps, const std::uint8_t* zeros,
+                                        float* y) noexcept {
   const code_format& f = *a.format;
   const std::uint8_t* const codes = plane + f.scale_bytes();
-  if (Half == 0) {
+  if (First == 0) {  // the scales' share of the stream, which the codes' loop skips
     for (const std::uint8_t* p = plane; p < codes; p += 64) __builtin_prefetch(p + a.prefetch);
   }
   std::int32_t base[Tokens];
   for (index_t t = 0; t < Tokens; ++t) base[t] = base_of<is_wide<Kind>>(f, sums[t]);
   for (index_t part = 0; part < parts; ++part) {
-    ints dots[Tokens][4];
-    multiply_half_in_place<Kind, Half>(codes, a.quads, x, a.prefetch, part, base, dots);
-    LOWBIT_UNROLL
-    for (index_t s = 0; s < 4; ++s) {
-      const index_t row = (4 * Half + s) * 16 + part * vector_rows;
-      const floats scale = load_reals<Plain>(f, plane, row);
-      LOWBIT_UNROLL
-      for (index_t t = 0; t < Tokens; ++t) {
-        add_scaled(with_step<Plain>(scale, steps, t),
-                   finish<Plain>(f, dots[t][s], zeros + row, sums[t]),
-                   y + t * code_tile_rows + row);
-      }
-    }
-  }
-}
-
-/// Adds one plane of one run for Tokens tokens. x, sums, steps, y: of the first of them. Not
-/// inlined: with the caller's variables around, g++ 12 spills registers of the inner loop.
-template <code_kind Kind, bool Plain, index_t Tokens>
-__attribute__((noinline)) void add_plane(const code_gemm_tile_args& a, const std::uint8_t* plane,
-                                         const std::int8_t* x, const std::int32_t* sums,
-                                         const float* steps, const std::uint8_t* zeros,
-                                         float* y) noexcept {
-  const code_format& f = *a.format;
-  const std::uint8_t* const codes = plane + f.scale_bytes();
-  // The scales' share of the stream, which the codes' loop skips.
-  for (const std::uint8_t* p = plane; p < codes; p += 64) __builtin_prefetch(p + a.prefetch);
-  std::int32_t base[Tokens];
-  for (index_t t = 0; t < Tokens; ++t) base[t] = base_of<is_wide<Kind>>(f, sums[t]);
-  for (index_t part = 0; part < parts; ++part) {
-    ints dots[Tokens][8];
-    if constexpr (dot_takes_any_byte && Kind != code_kind::book) {
+    ints dots[Tokens][Sets];
+    if constexpr (Sets == 4) {
+      multiply_half_in_place<Kind, First / 4>(codes, a.quads, x, a.prefetch, part, base, dots);
+    } else if constexpr (dot_takes_any_byte && Kind != code_kind::book) {
       multiply_in_place<Kind>(codes, a.quads, x, a.prefetch, part, base, dots);
     } else {
       multiply_tokens<Kind>(codes, a.quads, x, a.prefetch, load_table(f.book), part, base, dots);
     }
     LOWBIT_UNROLL
-    for (index_t s = 0; s < 8; ++s) {
-      const index_t row = s * 16 + part * vector_rows;
+    for (index_t s = 0; s < Sets; ++s) {
+      const index_t row = (First + s) * 16 + part * vector_rows;
       const floats scale = load_reals<Plain>(f, plane, row);
       LOWBIT_UNROLL
       for (index_t t = 0; t < Tokens; ++t) {
@@ -456,10 +430,10 @@ inline void tile_of_few_tokens(const code_gemm_tile_args& a, index_t token) noex
     for (index_t p = 0; p < f.planes; ++p) {
       const std::uint8_t* const plane = run + p * plane_bytes;
       if constexpr (Tokens > 3) {
-        add_half_plane<Kind, Plain, 0, Tokens>(a, plane, x, sums, steps, zeros, y);
-        add_half_plane<Kind, Plain, 1, Tokens>(a, plane, x, sums, steps, zeros, y);
+        add_sets<Kind, Plain, 0, 4, Tokens>(a, plane, x, sums, steps, zeros, y);
+        add_sets<Kind, Plain, 4, 4, Tokens>(a, plane, x, sums, steps, zeros, y);
       } else {
-        add_plane<Kind, Plain, Tokens>(a, plane, x, sums, steps, zeros, y);
+        add_sets<Kind, Plain, 0, 8, Tokens>(a, plane, x, sums, steps, zeros, y);
       }
     }
     if (f.has_offsets) {
@@ -655,11 +629,11 @@ inline void tile_of_many_tokens(const code_gemm_tile_args& a) noexcept {
   }
 }
 
-/// How many tokens go through tile_of_few_tokens together, and how many at most in all. Halves of
-/// 2, 4 and 8 bits are whole lines, so twice as many fit; 3-bit codes need 10 sums a token,
-/// look-ups 8 more registers. (Tiers whose tokens_at_once is 1 take one after the other.)
+/// How many tokens go through tile_of_few_tokens together, and how many at most in all (measured,
+/// see README). Halves of 2, 4 and 8 bits are whole lines, so twice as many fit; 3-bit codes need
+/// 10 sums a token, look-ups 8 more registers.
 template <code_kind Kind, bool Plain>
-inline constexpr index_t at_once = tokens_at_once < 3 || !Plain                               ? 1
+inline constexpr index_t at_once = !few_share_unpacking || !Plain                             ? 1
                                    : Kind == code_kind::three_bits || Kind == code_kind::book ? 2
                                    : bits_of(Kind) == 1                                       ? 3
                                                                                               : 6;
@@ -667,7 +641,7 @@ template <code_kind Kind, bool Plain>
 inline constexpr index_t few = at_once<Kind, Plain> == 2   ? 4
                                : at_once<Kind, Plain> != 6 ? few_tokens
                                : Kind == code_kind::byte   ? ~index_t{0}  // nothing to unpack
-                                                           : many_few_tokens;
+                                                           : 48;
 
 /// Calls tile_of_few_tokens with `count` tokens, at most Tokens.
 template <code_kind Kind, bool Plain, index_t Tokens>
