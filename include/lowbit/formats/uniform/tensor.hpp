@@ -134,6 +134,11 @@ class uniform_tensor {
   // -- groups: how a quantizer fills the tensor --------------------------------------------------
 
   [[nodiscard]] affine_grid grid() const noexcept { return {params_.bits, params_.kind}; }
+  /// Columns that share levels in a tensor of this shape.
+  [[nodiscard]] static index_t columns_per_group(shape2 shape, const uniform::params& p) noexcept {
+    return p.granularity == granularity::group ? std::min<index_t>(p.group_size, shape.cols)
+                                               : shape.cols;
+  }
   /// {rows, groups per row} of the scales.
   [[nodiscard]] shape2 group_shape() const noexcept {
     return groups_of(shape_, params_, group_size_);
@@ -162,10 +167,6 @@ class uniform_tensor {
   }
 
  private:
-  [[nodiscard]] static index_t columns_per_group(shape2 shape, const uniform::params& p) noexcept {
-    return p.granularity == granularity::group ? std::min<index_t>(p.group_size, shape.cols)
-                                               : shape.cols;
-  }
   [[nodiscard]] static shape2 groups_of(shape2 shape, const uniform::params& p,
                                         index_t group_size) noexcept {
     return {p.granularity == granularity::tensor ? std::min(shape.rows, index_t{1}) : shape.rows,
