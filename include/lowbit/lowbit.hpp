@@ -10,12 +10,16 @@
 #include "lowbit/cpu/caches.hpp"                // IWYU pragma: export
 #include "lowbit/cpu/features.hpp"              // IWYU pragma: export
 #include "lowbit/formats/all.hpp"               // IWYU pragma: export
+#include "lowbit/inputs/permuted.hpp"           // IWYU pragma: export
+#include "lowbit/inputs/rotated.hpp"            // IWYU pragma: export
+#include "lowbit/inputs/scaled.hpp"             // IWYU pragma: export
 #include "lowbit/kernels/bit_gemm/driver.hpp"   // IWYU pragma: export
 #include "lowbit/kernels/code_gemm/driver.hpp"  // IWYU pragma: export
 #include "lowbit/ops/dequantize.hpp"            // IWYU pragma: export
 #include "lowbit/ops/evaluate.hpp"              // IWYU pragma: export
 #include "lowbit/ops/matmul.hpp"                // IWYU pragma: export
 #include "lowbit/ops/pack.hpp"                  // IWYU pragma: export
+#include "lowbit/ops/transform_inputs.hpp"      // IWYU pragma: export
 #include "lowbit/version.hpp"                   // IWYU pragma: export
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {

@@ -5,6 +5,8 @@
 
 #include <concepts>
 #include <span>
+#include <string_view>
+#include <type_traits>
 
 #include "lowbit/core/affine.hpp"
 #include "lowbit/core/quantized_tensor.hpp"
@@ -38,6 +40,21 @@ concept code_operand = quantized_tensor<T> &&
   { t.group_size() } -> std::same_as<index_t>;
   { t.levels_of(row, group) } -> std::same_as<affine_levels>;
   t.codes(row, out);
+};
+
+/// A tensor W = B T: the matrix B of another tensor, and a cheap map T of the inputs, so that
+/// y = W x = B (T x).
+///  * base(): the tensor of B, whatever it is; its shape is that of W.
+///  * transform_inputs(x, out): out [M, K] = x T^T, each token (row) by itself; they do not
+///  overlap.
+///  * transform_name(): says in one word what T does to inputs, such as "rotated".
+/// The product may differ from one with dequantize() by rounding only.
+template <class T>
+concept input_transformed_operand = quantized_tensor<T> &&
+    requires(const T& t, matrix_view<const float> x, matrix_view<float> out) {
+  requires quantized_tensor<std::remove_cvref_t<decltype(t.base())>>;
+  { t.transform_inputs(x, out) } -> std::same_as<void>;
+  { T::transform_name() } -> std::convertible_to<std::string_view>;
 };
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

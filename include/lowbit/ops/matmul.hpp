@@ -7,6 +7,9 @@
 //                format has planes only, scaled bit planes (the same kernel: "plane_gemm").
 //   bit_serial   activations become bit planes and meet bit planes (kernels/bit_gemm).
 //
+// A tensor with transformed inputs (input_transformed_operand) transforms them once, in floats, and
+// goes the way of its base.
+//
 // The last two need the caller's consent to quantized activations. All paths split the work in
 // blocks of a fixed size, so results do not depend on the executor; and the choice among them
 // depends on the format and the options only, never on the machine or the number of tokens, so that
@@ -32,6 +35,7 @@
 #include "lowbit/linalg/eigen.hpp"
 #include "lowbit/ops/dequantize.hpp"
 #include "lowbit/ops/pack.hpp"
+#include "lowbit/ops/transform_inputs.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 
@@ -66,6 +70,7 @@ struct matmul_plan {
     std::string reason;
   };
 
+  std::vector<std::string_view> inputs = {};  ///< how they are transformed first, outermost first
   matmul_path path = matmul_path::dequantize;
   std::string_view family = {};   ///< "eigen" or a kernel family
   std::string_view variant = {};  ///< the family's variant, "" for Eigen
@@ -74,8 +79,13 @@ struct matmul_plan {
 
   /// One line for people.
   [[nodiscard]] std::string text() const {
-    std::string line = lowbit::detail::message(name_of(path), " through ", family,
-                                               variant.empty() ? "" : "/", variant, ": ", reason);
+    std::string line;
+    for (const std::string_view transformed : inputs) {
+      line.append(line.empty() ? "" : ", ").append(transformed);
+    }
+    if (!inputs.empty()) line.append(" inputs, then ");
+    line.append(lowbit::detail::message(name_of(path), " through ", family,
+                                        variant.empty() ? "" : "/", variant, ": ", reason));
     for (const rejection& r : rejected) {
       line.append("; not ").append(name_of(r.path)).append(": ").append(r.reason);
     }
@@ -187,7 +197,8 @@ template <quantized_tensor T>
                ? lowbit::detail::message(e.cost, " vector operations for 64 products")
                : e.obstacle;
   };
-  matmul_plan plan{.path = choice.path};
+  matmul_plan plan;
+  plan.path = choice.path;
   switch (plan.path) {
     case matmul_path::int8:
       if constexpr (packable<T>) plan.family = int8_family<T>;
@@ -213,6 +224,15 @@ template <quantized_tensor T>
   reject(matmul_path::int8, text_of(choice.int8));
   reject(matmul_path::bit_serial, text_of(choice.bit_serial));
   reject(matmul_path::dequantize, "decoding every weight to float costs more");
+  return plan;
+}
+
+/// The same for a tensor with transformed inputs: the plan of its base.
+template <input_transformed_operand T>
+[[nodiscard]] matmul_plan explain(const T& w, const kernels::context& ctx,
+                                  const matmul_options& options = {}) {
+  matmul_plan plan = explain(w.base(), ctx, options);
+  plan.inputs.insert(plan.inputs.begin(), T::transform_name());
   return plan;
 }
 
@@ -371,6 +391,18 @@ void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
     }
   }
   detail::matmul_dequantize(x, w, y, ctx);
+}
+
+/// The same for a tensor with transformed inputs. Transforming may round finite inputs to Inf and
+/// spreads NaN; a refusal then tells the place in the transformed inputs.
+template <input_transformed_operand T>
+void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
+            const kernels::context& ctx, const matmul_options& options = {}) {
+  detail::check_product(x, w, y);
+  aligned_buffer<float> values(checked_mul(x.rows(), x.cols(), "transformed inputs"));
+  const matrix_view<float> transformed(values.data(), x.rows(), x.cols());
+  transform_inputs(x, w, transformed, ctx);
+  matmul(transformed, w.base(), y, ctx, options);
 }
 
 /// The same with weights packed once (pack()), by the path int8: the same bits as matmul() on the

@@ -3,6 +3,10 @@
 // A tensor of codes becomes one plane of codes with a scale per group, a tensor of scaled bit
 // planes becomes several planes of 1-bit codes (kernels/code_gemm). Packed weights live in memory
 // only; keep them for as long as the layer is used.
+//
+// A tensor with transformed inputs (input_transformed_operand) is not packed itself: pack its
+// base(), and give products the result of ops::transform_inputs, once for all tensors that share
+// the transform.
 #pragma once
 
 #include <span>

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lowbit/core/random.hpp"
 #include "lowbit/layout/operands.hpp"
 #include "lowbit/testing/buffers.hpp"
 #include "lowbit/testing/finding.hpp"
@@ -42,6 +43,13 @@ void attempt([[maybe_unused]] findings& list, [[maybe_unused]] const std::string
   return !name.empty() && is_letter(name.front()) &&
          std::all_of(name.begin(), name.end(),
                      [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '_'; });
+}
+
+/// snake_case words joined by dots: the name of a format and of its decorators.
+[[nodiscard]] inline bool is_format_name(std::string_view name) noexcept {
+  const auto dot = name.find('.');
+  return is_snake_case(name.substr(0, dot)) &&
+         (dot == std::string_view::npos || is_format_name(name.substr(dot + 1)));
 }
 
 /// A matrix to write to, inside a larger one whose other elements must stay as they are.
@@ -106,6 +114,9 @@ class tensor_checks {
     if constexpr (bit_serial_operand<T>) {
       section("bit_serial", [this] { check_planes(); });
     }
+    if constexpr (input_transformed_operand<T>) {
+      section("transformed_inputs", [this] { check_transform(); });
+    }
   }
 
  private:
@@ -130,7 +141,7 @@ class tensor_checks {
 
   void check_format() {
     const std::string_view name = format::name;
-    report("format_name", is_snake_case(name), "'", name, "' is not snake_case");
+    report("format_name", is_format_name(name), "'", name, "' is not snake_case");
     check_params<format>(t_.params());
     report("params_in_range", true);
   }
@@ -360,6 +371,72 @@ class tensor_checks {
     report("planes_are_the_values", wrong.empty(), wrong);
   }
 
+  /// B (T x) is W x up to rounding. If T and T^T round less than 64 times in a row, relative to the
+  /// norm of what they map, and to subnormals at worst, then with u = 2^-24, a row w of W, b of B
+  ///   |w x - b (T x)| <= 64 u (|w| |x| + |b| |T x|) + 2^-149 (sum of |x_k| + |b_k|)
+  /// in Euclidean norms, all but T in double.
+  void check_transform() requires input_transformed_operand<T> {
+    const shape2 shape = t_.shape();
+    const auto& base = t_.base();
+    report("base_shape", base.shape() == shape, "is [", base.shape().rows, ", ", base.shape().cols,
+           "]");
+    report("transform_name", is_snake_case(T::transform_name()), "'", T::transform_name(),
+           "' is not snake_case");
+    if (base.shape() != shape) return;
+
+    constexpr index_t tokens = 3;
+    std::vector<float> x(tokens * shape.cols);
+    for (index_t i = 0; i < x.size(); ++i) x[i] = 2.0F * random_uniform(1, i) - 1.0F;
+    const matrix_view<const float> inputs(x.data(), tokens, shape.cols);
+    guarded_matrix whole({tokens, shape.cols});
+    t_.transform_inputs(inputs, whole.view());
+    guarded_matrix last({1, shape.cols});
+    t_.transform_inputs(inputs.middle_rows({tokens - 1, tokens}), last.view());
+    bool same = true;
+    for (index_t c = 0; c < shape.cols; ++c) same &= last.bits(0, c) == whole.bits(tokens - 1, c);
+    report("tokens_are_independent", same, "the last of ", tokens, " tokens alone is another");
+    report("transform_writes_inside", whole.is_intact() && last.is_intact(),
+           "elements around the output were written");
+    expect_refusal("transform_refuses_other_columns", error_kind::shape, [&, this] {
+      guarded_matrix out({tokens, shape.cols + 1});
+      t_.transform_inputs(inputs, out.view());
+    });
+    expect_refusal("transform_refuses_other_tokens", error_kind::shape, [&, this] {
+      guarded_matrix out({tokens + 1, shape.cols});
+      t_.transform_inputs(inputs, out.view());
+    });
+
+    const auto w = value_bits(t_);
+    const auto b = value_bits(base);
+    std::string wrong;
+    for (index_t i = 0; i < tokens * shape.rows && wrong.empty(); ++i) {
+      const index_t token = i % tokens;
+      const index_t r = i / tokens;
+      double difference = 0.0;
+      double subnormal = 0.0;
+      std::array<double, 4> squares{};
+      for (index_t c = 0; c < shape.cols; ++c) {
+        const auto value = [](std::uint32_t bits) {
+          return static_cast<double>(std::bit_cast<float>(bits));
+        };
+        const double xc = static_cast<double>(inputs(token, c));
+        const double tc = value(whole.bits(token, c));
+        const double wc = value(w[r * shape.cols + c]);
+        const double bc = value(b[r * shape.cols + c]);
+        difference += wc * xc - bc * tc;
+        subnormal += 0x1p-149 * (std::fabs(xc) + std::fabs(bc));
+        const std::array<double, 4> values{wc, xc, bc, tc};
+        for (index_t v = 0; v < 4; ++v) squares[v] += values[v] * values[v];
+      }
+      const double norms = std::sqrt(squares[0]) * std::sqrt(squares[1]) +
+                           std::sqrt(squares[2]) * std::sqrt(squares[3]);
+      if (!(std::fabs(difference) <= 64 * 0x1p-24 * norms + subnormal)) {
+        wrong = lowbit::detail::message("row ", r, ", token ", token, " differs by ", difference);
+      }
+    }
+    report("transform_is_the_values", wrong.empty(), wrong);
+  }
+
   findings& list_;
   std::string prefix_;
   const T& t_;
@@ -375,7 +452,8 @@ void append_tensor_checks(findings& list, std::string prefix, const T& t) {
 /// Checks everything that core/quantized_tensor.hpp promises of any tensor: params in range; named
 /// buffers whose extents, bytes and storage_bits() agree; dequantize() of any row range, inside its
 /// output only; refusals of what does not fit; the way through buffers and back; moves and copies;
-/// missing and damaged buffers; and, for bit_serial_operand, planes that are the values.
+/// missing and damaged buffers; for bit_serial_operand, planes that are the values; and for
+/// input_transformed_operand, a transform and a base that are.
 template <quantized_tensor T>
 [[nodiscard]] findings check_tensor(const T& t) {
   findings list;
