@@ -102,6 +102,12 @@ void vfmadd_512(std::uint64_t rounds) noexcept {
 void vfmadd_256(std::uint64_t rounds) noexcept {
   BENCH_AVX_ROUNDS("ymm", one_float, BENCH_TWELVE, "vfmadd231ps %%ymm14, %%ymm15, %%ymm\\i");
 }
+void vfmadd_pd_512(std::uint64_t rounds) noexcept {
+  BENCH_AVX_ROUNDS("zmm", one_float, BENCH_TWELVE, "vfmadd231pd %%zmm14, %%zmm15, %%zmm\\i");
+}
+void vfmadd_pd_256(std::uint64_t rounds) noexcept {
+  BENCH_AVX_ROUNDS("ymm", one_float, BENCH_TWELVE, "vfmadd231pd %%ymm14, %%ymm15, %%ymm\\i");
+}
 void mulps_addps_128(std::uint64_t rounds) noexcept {
   __asm__ volatile(
       ".irp i," BENCH_TWELVE
@@ -130,6 +136,8 @@ constexpr instruction_limit all_instruction_limits[] = {
     {"vfmadd231ps/avx512f", operation::float_mac, cpu::avx512_core, &vfmadd_512, 12 * 16},
     {"vfmadd231ps/avx2", operation::float_mac, cpu::avx2_core, &vfmadd_256, 12 * 8},
     {"mulps_addps/sse2", operation::float_mac, cpu::none, &mulps_addps_128, 12 * 4},
+    {"vfmadd231pd/avx512f", operation::double_fma, cpu::avx512_core, &vfmadd_pd_512, 12 * 8},
+    {"vfmadd231pd/avx2", operation::double_fma, cpu::avx2_core, &vfmadd_pd_256, 12 * 4},
 };
 
 #define BENCH_READ(load, reg, prefetch)                                         \
@@ -214,12 +222,17 @@ void fmla_128(std::uint64_t rounds) noexcept {
   __asm__ volatile("movi v30.4s, #0\n\tmovi v31.4s, #0" : : : "v30", "v31");
   BENCH_NEON_ROUNDS("fmla v\\i\\().4s, v30.4s, v31.4s");
 }
+void fmla_2d_128(std::uint64_t rounds) noexcept {
+  __asm__ volatile("movi v30.4s, #0\n\tmovi v31.4s, #0" : : : "v30", "v31");
+  BENCH_NEON_ROUNDS("fmla v\\i\\().2d, v30.2d, v31.2d");
+}
 
 constexpr instruction_limit all_instruction_limits[] = {
     {"sdot/neon_dotprod", operation::int8_mac, cpu::neon | cpu::neon_dotprod, &sdot_128, 12 * 16},
     {"smlal/neon", operation::int8_mac, cpu::none, &smlal_128, 12 * 8},
     {"and_cnt_add/neon", operation::bit_mac, cpu::none, &cnt_128, 12 * 128},
     {"fmla/neon", operation::float_mac, cpu::none, &fmla_128, 12 * 4},
+    {"fmla_2d/neon", operation::double_fma, cpu::neon, &fmla_2d_128, 12 * 2},
 };
 
 #define BENCH_READ(prefetch)                                          \

@@ -36,9 +36,10 @@ namespace cpu = lowbit::cpu;
 
 /// What a product does, step by step, and so which instructions bound it.
 enum class operation {
-  int8_mac,   ///< a product of two 8-bit integers, added up
-  bit_mac,    ///< and + popcount + add: one bit times one bit
-  float_mac,  ///< a fused multiply-add of floats
+  int8_mac,    ///< a product of two 8-bit integers, added up
+  bit_mac,     ///< and + popcount + add: one bit times one bit
+  float_mac,   ///< a fused multiply-add of floats
+  double_fma,  ///< of doubles, fused where that is the contract
 };
 
 /// The instruction peak of one operation with some CPU features.

@@ -73,6 +73,30 @@ outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
           std::move(all.bytes)};
 }
 
+/// What the transforms of inputs make of weights, inputs and a Hessian.
+template <class T>
+outcome run(const T& t, const char* name) {
+  const auto w = weights(3);
+  constexpr index_t cols = 128;
+  const auto view = matrix_view<const float>(w.data(), shape.rows, shape.cols).middle_cols(0, cols);
+  collector all;
+  aligned_buffer<float> out(shape.rows * cols);
+  const matrix_view<float> made(out.data(), shape.rows, cols);
+  inputs::transform_weights(t, view, made);
+  all.add(std::as_bytes(out.span()));
+  inputs::transform_inputs(t, view, made);
+  all.add(std::as_bytes(out.span()));
+  for (index_t r = 0; r < shape.rows; ++r) t.restore_weights(view.row(r), made.row(r));
+  all.add(std::as_bytes(out.span()));
+  aligned_buffer<double> h(cols * cols);
+  for (index_t i = 0; i < h.size(); ++i) {
+    h[i] = static_cast<double>(random_normal(4, i / cols + i % cols));
+  }
+  inputs::transform_hessian(t, {h.data(), cols, cols});
+  all.add(std::as_bytes(h.span()));
+  return {name, std::move(all.bytes)};
+}
+
 }  // namespace
 
 std::vector<outcome> UNIT() {
@@ -80,6 +104,10 @@ std::vector<outcome> UNIT() {
   for (index_t c = 0; c < shape.cols; ++c) importance[c] = random_uniform(9, c);
 
   std::vector<outcome> results;
+  results.push_back(run(inputs::hadamard_rotation(128, {.seed = 5}), "rotation"));
+  aligned_buffer<float> scales(128);
+  for (index_t k = 0; k < scales.size(); ++k) scales[k] = random_uniform(6, k) + 0.1F;
+  results.push_back(run(inputs::column_scaling({}, scales.span()), "scaling"));
   for (unsigned bits = 1; bits <= 8; ++bits) {
     for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
       for (const auto type : {scale_type::fp32, scale_type::fp16}) {

@@ -7,6 +7,7 @@
 #include "../../examples/quantize_model/app.hpp"
 #include "catch.hpp"
 #include "formats.hpp"
+#include "lowbit/inputs/rotated.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/testing/quantizer.hpp"
 
@@ -106,6 +107,25 @@ TEST_CASE("a new format gets checkpoints") {
     CHECK(any.shape() == lowbit::shape2{6, 100});
   });
   CHECK(visited);
+}
+
+TEST_CASE("a new format gets decorators") {
+  const scratch_folder folder;
+  const std::vector<float> w(6 * 100, 1.0F);
+  const lowbit::inputs::rotated<toy::folded_tensor> tensor(
+      {100, {.seed = 12}}, toy::folded_quantizer{}.quantize({w.data(), 6, 100}, {}));
+  const auto findings = lowbit::testing::check_tensor(tensor);
+  INFO(lowbit::testing::failures(findings));
+  CHECK(lowbit::testing::all_passed(findings));
+
+  const std::string out = (folder.path / "rotated.safetensors").string();
+  lowbit::io::checkpoint_writer writer(out);
+  writer.add("layer.weight", tensor);
+  writer.finish();
+  const std::string inspected = run_program(folder, {"inspect", out.c_str()});
+  INFO(inspected);
+  CHECK(inspected.find("rotated.folded") != std::string::npos);
+  CHECK(inspected.find(R"({"rotation_block":0,"rotation_seed":12,"run":32})") != std::string::npos);
 }
 
 TEST_CASE("a new format gets products") {

@@ -61,8 +61,8 @@ class uniform_codec {
   [[nodiscard]] affine_levels adjusted(const affine_levels& l, index_t,
                                        std::span<const double> delta) const noexcept {
     affine_levels changed = l;
-    changed.scale = layout::round_to(
-        params_.scale_type, static_cast<float>(static_cast<double>(l.scale) + delta[0]));
+    changed.scale = layout::round_to(params_.scale_type,
+                                     static_cast<float>(static_cast<double>(l.scale) + delta[0]));
     if (delta.size() > 1) {
       changed.offset = layout::round_to(
           params_.scale_type, static_cast<float>(static_cast<double>(l.offset) + delta[1]));
@@ -101,14 +101,14 @@ class uniform_codec {
     return checked(0, 0, fit_.levels(grid(), params_.scale_type, values, weighting));
   }
 
-  [[nodiscard]] affine_levels checked(index_t r, index_t g, const affine_levels& levels) const {
-    LOWBIT_CHECK(std::isfinite(levels.scale) && std::isfinite(levels.offset), value,
-                 "the scale of row ", r, ", group ", g, " overflows ",
+  [[nodiscard]] affine_levels checked(index_t r, index_t g, const affine_levels& l) const {
+    LOWBIT_CHECK(std::isfinite(l.scale) && std::isfinite(l.offset), value, "the scale of row ", r,
+                 ", group ", g, " overflows ",
                  enum_names<scale_type>[static_cast<std::size_t>(params_.scale_type)],
                  "; use a scale_type with a larger range");
-    LOWBIT_CHECK(has_finite_levels(grid(), levels), value, "the levels of row ", r, ", group ", g,
-                 " overflow: a code times the scale ", levels.scale, " is no finite float");
-    return levels;
+    LOWBIT_CHECK(has_finite_levels(grid(), l), value, "the levels of row ", r, ", group ", g,
+                 " overflow: a code times the scale ", l.scale, " is no finite float");
+    return l;
   }
 
   shape2 shape_;

@@ -41,8 +41,8 @@ struct uniform_quantizer {
       for (index_t g = 0, begin = 0; begin < weights.cols(); ++g, begin += t.group_size()) {
         const auto x =
             weights.row(r).subspan(begin, std::min(t.group_size(), weights.cols() - begin));
-        const auto h = known.importance.empty() ? known.importance
-                                                : known.importance.subspan(begin, x.size());
+        const auto h =
+            known.importance.empty() ? known.importance : known.importance.subspan(begin, x.size());
         const affine_levels levels = groups.fit(r, g, x, h);
         groups.store(t, r, g, levels);
         encode(t.grid(), levels, x, codes.data() + begin);

@@ -1,0 +1,271 @@
+// ptq/recipe.hpp: every step between weights and a quantized tensor, chosen by options. Layer L3.
+//
+//   correct for distorted inputs -> shrink H -> scale columns -> rotate -> damp H -> order columns
+//   -> {levels and codes: nearest, or error feedback} -> refine -> decorate
+//
+// Works with every groupwise_quantizer. What the inputs must undergo is stored with the tensor, as
+// decorators of inputs/, and counted in its bits.
+#pragma once
+
+#include <numeric>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "lowbit/calibration/second_moments.hpp"
+#include "lowbit/inputs/permuted.hpp"
+#include "lowbit/inputs/rotated.hpp"
+#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/ptq/error_feedback.hpp"
+#include "lowbit/ptq/input_correction.hpp"
+#include "lowbit/ptq/refine.hpp"
+#include "lowbit/ptq/scale_search.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
+
+namespace ptq {
+enum class feedback_method : std::uint8_t { none, gptq };
+enum class column_order : std::uint8_t {
+  natural,        ///< as the columns stand
+  energy,         ///< by descending diag(H), groups along that order; stores the order
+  energy_static,  ///< rounded in that order, groups and columns stay where they are
+};
+enum class rotation : std::uint8_t { none, input };
+enum class column_scales : std::uint8_t { none, awq };
+enum class shrinkage : std::uint8_t { automatic, none };
+}  // namespace ptq
+
+template <>
+inline constexpr std::string_view enum_names<ptq::feedback_method>[] = {"none", "gptq"};
+template <>
+inline constexpr std::string_view enum_names<ptq::column_order>[] = {"natural", "energy",
+                                                                     "energy_static"};
+template <>
+inline constexpr std::string_view enum_names<ptq::rotation>[] = {"none", "input"};
+template <>
+inline constexpr std::string_view enum_names<ptq::column_scales>[] = {"none", "awq"};
+template <>
+inline constexpr std::string_view enum_names<ptq::shrinkage>[] = {"automatic", "none"};
+
+namespace ptq {
+
+/// How to quantize with knowledge of the inputs. The defaults do nothing beyond the quantizer.
+struct recipe {
+  feedback_method feedback = feedback_method::none;
+  unsigned refine = 0;                        ///< rounds of {refit, coordinate descent}
+  column_order order = column_order::energy;  ///< read for feedback gptq only
+  rotation rotate = rotation::none;
+  std::uint32_t rotation_seed = 0;
+  column_scales scale = column_scales::none;
+  shrinkage shrink = shrinkage::automatic;
+  double damping = 0.01;
+  double qep = 0.5;  ///< read where moments of distorted inputs are given only
+
+  static void describe(recipe& r, params_visitor& v) {
+    v({"feedback",
+       "round column by column and let later columns correct the error; needs "
+       "calibration"},
+      r.feedback);
+    v({"refine", "rounds of refitted levels and coordinate descent; needs calibration"}, r.refine,
+      0U, 1000U);
+    v({"order",
+       "of the columns under feedback: as they stand, by energy with groups along that "
+       "order (stored), or by energy with groups in place"},
+      r.order);
+    v({"rotate", "turn the input side by a random-sign Hadamard matrix, which spreads outliers"},
+      r.rotate);
+    v({"rotate_seed", "of the random signs"}, r.rotation_seed, std::uint32_t{0},
+      std::numeric_limits<std::uint32_t>::max());
+    v({"scale", "scale columns by the size of their inputs (AWQ); needs calibration"}, r.scale);
+    v({"shrink", "shrink correlations of inputs that few calibration rows do not prove"}, r.shrink);
+    v({"damping", "added to the diagonal of the Hessian, as a share of its mean"}, r.damping, 0.0,
+      1000.0);
+    v({"qep", "share of the correction for inputs that quantized layers have distorted"}, r.qep,
+      0.0, 1.0);
+  }
+
+  /// Whether moments of the inputs are indispensable.
+  [[nodiscard]] bool needs_calibration() const noexcept {
+    return feedback != feedback_method::none || refine > 0 || scale != column_scales::none;
+  }
+};
+
+/// What is known of a layer's inputs. Everything is optional.
+struct knowledge {
+  /// Of the inputs that the quantized layer will meet.
+  const observers::second_moments* moments = nullptr;
+  /// E[x x̂^T] [K, K] with the inputs x of the original network, where `moments` are of distorted
+  /// ones x̂.
+  matrix_view<const double> cross = {};
+  /// As in calibration::importance; used where there are no moments, and not under a rotation.
+  std::span<const float> importance = {};
+};
+
+/// What happened on the way.
+struct outcome {
+  double shrinkage = 0.0;  ///< of the correlations
+  /// tr E H E^T before refinement and after each round, if there was one.
+  std::vector<double> objectives = {};
+};
+
+namespace detail {
+
+/// A matrix of floats, owned.
+class float_matrix {
+ public:
+  explicit float_matrix(shape2 shape) : shape_(shape), values_(shape.size()) {}
+  [[nodiscard]] matrix_view<float> view() noexcept {
+    return {values_.data(), shape_.rows, shape_.cols};
+  }
+
+ private:
+  shape2 shape_;
+  aligned_buffer<float> values_;
+};
+
+/// Columns by descending diagonal; of equal ones the first comes first.
+[[nodiscard]] inline std::vector<index_t> by_energy(matrix_view<const double> h) {
+  std::vector<index_t> order(h.rows());
+  std::iota(order.begin(), order.end(), index_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](index_t a, index_t b) { return h(a, a) > h(b, b); });
+  return order;
+}
+
+/// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome.
+template <groupwise_quantizer Q, class Sink>
+class recipe_run {
+ public:
+  recipe_run(const recipe& how, const Q& q, const knowledge& known, const kernels::context& ctx,
+             listener* progress, Sink& sink)
+      : how_(how), q_(q), known_(known), ctx_(ctx), progress_(progress), sink_(sink) {}
+
+  void run(matrix_view<const float> weights) {
+    check_params<recipe>(how_);
+    check_finite(weights, "the weight matrix");
+    if (known_.moments == nullptr) {
+      LOWBIT_CHECK(!how_.needs_calibration(), value,
+                   "feedback, refine and scale need calibration inputs of the layer");
+      importance_.assign(known_.importance.begin(), known_.importance.end());
+      return rotate(weights, [this](auto&& t) { emit(std::forward<decltype(t)>(t)); });
+    }
+    LOWBIT_CHECK(known_.moments->channels() == weights.cols(), shape, "moments of ",
+                 known_.moments->channels(), " channels do not fit ", weights.cols(), " columns");
+    moments_ = *known_.moments;
+    float_matrix corrected({0, 0});
+    if (!known_.cross.empty()) {
+      corrected = float_matrix(weights.shape());
+      correct_for_inputs(weights, known_.cross, moments_->matrix(),
+                         {.alpha = how_.qep, .damping = std::max(how_.damping, 1e-6)},
+                         corrected.view(), ctx_);
+      weights = corrected.view();
+    }
+    if (how_.shrink == shrinkage::automatic) {
+      outcome_.shrinkage = moments_->shrinkage;
+      moments_->shrink(outcome_.shrinkage);
+    }
+    scale(weights, [this](auto&& t) { emit(std::forward<decltype(t)>(t)); });
+  }
+
+ private:
+  template <class T>
+  void emit(T&& tensor) {
+    sink_(std::forward<T>(tensor), outcome_);
+  }
+
+  /// Each step passes the tensor that the next steps made, decorated, to `then`.
+  template <class Then>
+  void scale(matrix_view<const float> w, Then&& then) {
+    if (how_.scale == column_scales::none) return rotate(w, then);
+    inputs::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
+    float_matrix b = transformed(scales, w);
+    rotate(matrix_view<const float>(b.view()),
+           [&](auto&& t) { then(decorate(std::move(scales), std::forward<decltype(t)>(t))); });
+  }
+
+  template <class Then>
+  void rotate(matrix_view<const float> w, Then&& then) {
+    if (how_.rotate == rotation::none) return order(w, then);
+    inputs::hadamard_rotation turn(w.cols(), {.seed = how_.rotation_seed});
+    importance_.clear();
+    float_matrix b = transformed(turn, w);
+    order(matrix_view<const float>(b.view()),
+          [&](auto&& t) { then(decorate(std::move(turn), std::forward<decltype(t)>(t))); });
+  }
+
+  template <class Then>
+  void order(matrix_view<const float> w, Then&& then) {
+    if (!moments_) return then(q_.quantize(w, {.importance = importance_}));
+    damp(moments_->matrix(), how_.damping);
+    if (how_.feedback == feedback_method::none || how_.order == column_order::natural) {
+      return code(w, {}, then);
+    }
+    const std::vector<index_t> columns = by_energy(moments_->matrix());
+    if (how_.order == column_order::energy_static) return code(w, columns, then);
+    inputs::column_permutation permutation(columns);
+    float_matrix b = transformed(permutation, w);
+    code(matrix_view<const float>(b.view()), {},
+         [&](auto&& t) { then(decorate(std::move(permutation), std::forward<decltype(t)>(t))); });
+  }
+
+  template <class Then>
+  void code(matrix_view<const float> w, std::span<const index_t> columns, Then&& then) {
+    const matrix_view<const double> h = std::as_const(*moments_).matrix();
+    importance_ = moments_->importance();
+    const bool feedback = how_.feedback == feedback_method::gptq;
+    if (!feedback && how_.refine == 0) return then(q_.quantize(w, {.importance = importance_}));
+    // Under feedback weights move away from where they were: measured, by up to a quarter.
+    const auto codec = q_.prepare(w, {.importance = importance_}, feedback ? 1.25F : 1.0F);
+    coding<typename Q::codec> state(codec, w);
+    if (feedback) {
+      apply_feedback(state, h, importance_, {.order = columns, .progress = progress_}, ctx_);
+    } else {
+      state.round_to_nearest(importance_, ctx_);
+    }
+    if (how_.refine > 0) {
+      outcome_.objectives =
+          ptq::refine(state, h, {.rounds = how_.refine, .progress = progress_}, ctx_);
+    }
+    then(state.make_tensor());
+  }
+
+  /// The weights as the transform leaves them; the moments follow.
+  template <inputs::input_transform Transform>
+  [[nodiscard]] float_matrix transformed(const Transform& transform, matrix_view<const float> w) {
+    float_matrix b(w.shape());
+    inputs::transform_weights(transform, w, b.view());
+    if (moments_) inputs::transform_hessian(transform, moments_->matrix());
+    return b;
+  }
+  template <inputs::input_transform Transform, quantized_tensor T>
+  [[nodiscard]] static inputs::input_transformed<T, Transform> decorate(Transform transform,
+                                                                        T tensor) {
+    return {std::move(transform), std::move(tensor)};
+  }
+
+  const recipe& how_;
+  const Q& q_;
+  const knowledge& known_;
+  const kernels::context& ctx_;
+  listener* progress_;
+  Sink& sink_;
+  std::optional<observers::second_moments> moments_;
+  std::vector<float> importance_;
+  outcome outcome_;
+};
+
+}  // namespace detail
+
+/// Quantizes W [N, K] by a recipe and calls sink(tensor, outcome) once. The tensor's type depends
+/// on the recipe: Q::tensor, decorated by permuted, rotated and scaled as it asks. Deterministic:
+/// the same bytes on any CPU and at any number of workers. Memory: about 3 K^2 doubles beside the
+/// weights. Refuses recipes that need moments where there are none, and what the quantizer refuses.
+template <groupwise_quantizer Q, class Sink>
+void quantize_by_recipe(const recipe& how, const Q& q, matrix_view<const float> weights,
+                        const knowledge& known, const kernels::context& ctx, Sink&& sink,
+                        listener* progress = nullptr) {
+  detail::recipe_run<Q, Sink>(how, q, known, ctx, progress, sink).run(weights);
+}
+
+}  // namespace ptq
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

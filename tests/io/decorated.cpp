@@ -1,0 +1,54 @@
+// Decorated tensors are tensors: a checkpoint holds them, flat, and gives them back.
+#include <string>
+#include <vector>
+
+#include "../inputs/make_transforms.hpp"
+#include "catch.hpp"
+#include "files.hpp"
+#include "lowbit/inputs/permuted.hpp"
+#include "lowbit/inputs/rotated.hpp"
+#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/io/checkpoint.hpp"
+#include "lowbit/testing/buffers.hpp"
+#include "toy_tensor.hpp"
+
+using namespace lowbit;
+using lowbit_test::make_toy;
+using lowbit_test::message_of;
+using lowbit_test::toy_tensor;
+using nest = inputs::rotated<inputs::permuted<inputs::scaled<toy_tensor>>>;
+
+TEST_CASE("a checkpoint holds decorated tensors") {
+  const lowbit_test::temporary_folder folder;
+  constexpr index_t cols = 24;
+  inputs::scaled<toy_tensor> scaled(test::scaling(cols, 1), make_toy({5, cols}));
+  const nest tensor({cols, {.block = 8, .seed = 4294967295U}},
+                    {test::permutation(cols, 2), std::move(scaled)});
+  {
+    io::checkpoint_writer writer(folder / "file");
+    writer.add("layer", tensor);
+    writer.finish();
+  }
+  const auto reader = io::checkpoint_reader::open(folder / "file");
+  reader.verify();
+  const auto* entry = reader.find("layer");
+  REQUIRE(entry != nullptr);
+  CHECK(entry->format == "rotated.permuted.scaled.toy");
+  CHECK(entry->version == 2);  // toy's
+  CHECK(entry->bits == tensor.storage_bits());
+  CHECK(entry->params_json ==
+        R"({"rotation_block":8,"rotation_seed":4294967295,"column_scale_type":"fp16",)"
+        R"("bits":8,"gain":1.0,"rounding":"nearest"})");
+  const std::vector<std::string> names{"layer.column_order", "layer.column_scales", "layer.codes",
+                                       "layer.scales"};
+  REQUIRE(entry->buffers.size() == names.size());
+  for (index_t i = 0; i < names.size(); ++i) CHECK(entry->buffers[i]->name == names[i]);
+
+  const auto loaded = reader.load<nest>("layer");
+  CHECK(loaded.params() == tensor.params());
+  CHECK(testing::first_difference(testing::copy_buffers(loaded), testing::copy_buffers(tensor)) ==
+        "");
+  CHECK(message_of<format_error>([&] {
+          static_cast<void>(reader.load<toy_tensor>("layer"));
+        }).find("the format is 'rotated.permuted.scaled.toy', not 'toy'") != std::string::npos);
+}

@@ -1,0 +1,201 @@
+// Products of tensors with transformed inputs: near double arithmetic on every path, equal to the
+// product of the base with inputs transformed by hand, and equal however the work is spread.
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../inputs/make_transforms.hpp"
+#include "catch.hpp"
+#include "executors.hpp"
+#include "lowbit/formats/uniform/quantizer.hpp"
+#include "lowbit/inputs/permuted.hpp"
+#include "lowbit/inputs/rotated.hpp"
+#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/ops/matmul.hpp"
+#include "lowbit/testing/matrices.hpp"
+
+namespace {
+
+using namespace lowbit;
+using formats::uniform_tensor;
+using inputs::permuted;
+using inputs::rotated;
+using inputs::scaled;
+using ops::matmul_options;
+using ops::matmul_path;
+using testing::normal_matrix;
+
+using nest = rotated<scaled<permuted<uniform_tensor>>>;
+
+constexpr std::uint64_t seed = 71;
+constexpr index_t rows = 37;
+constexpr index_t cols = 192;
+constexpr index_t tokens = 13;
+const testing::test_matrix x = normal_matrix({tokens, cols}, seed);
+
+uniform_tensor base() {
+  return formats::uniform_quantizer{}.quantize(normal_matrix({rows, cols}, seed + 1).view());
+}
+
+nest make_nest() {
+  scaled<permuted<uniform_tensor>> inner(test::scaling(cols, seed),
+                                         {test::permutation(cols, seed), base()});
+  return {{cols, {.seed = 2}}, std::move(inner)};
+}
+
+std::vector<matmul_options> all_paths() {
+  const ops::activation_quantization how{.bits = 8, .per_group = true};
+  return {{.path = matmul_path::dequantize},
+          {.path = matmul_path::int8, .activations = how},
+          {.path = matmul_path::bit_serial, .activations = how}};
+}
+
+template <class T>
+std::vector<float> multiply(matrix_view<const float> in, const T& w, const kernels::context& ctx,
+                            const matmul_options& options) {
+  std::vector<float> y(in.rows() * rows);
+  ops::matmul(in, w, {y.data(), in.rows(), rows}, ctx, options);
+  return y;
+}
+
+/// |y - W x| <= rounding + quantization, with W by dequantize(), sums in double, u = 2^-24:
+///  * T and T^T round at most 64 times in a row, as testing/format.hpp counts it, and the product
+///    B (T x) sums K terms, or fewer with the planes and groups of a path, each with at most 16
+///    roundings of its own: (K + 80) u (|w| |x| + 2 |b| |T x|). A uniform weight is a level minus
+///    a zero; here levels are symmetric, so planes sum to 16 steps of a weight below 8: at most
+///    twice the largest weight, and |b| counts with that instead of its own values.
+///  * int8 and bit_serial round T x to steps of its largest value in a group over 127: each of K
+///    activations is off by at most half a step (and 2^-12 of it): |sum| <= sum_k |b_k| 0.5001
+///    step.
+template <class T>
+void check_near(const T& w) {
+  std::vector<float> dense(rows * cols);
+  w.dequantize({0, rows}, {dense.data(), rows, cols});
+  // B and T x of the innermost base.
+  const uniform_tensor b = base();
+  std::vector<float> inner(rows * cols);
+  b.dequantize({0, rows}, {inner.data(), rows, cols});
+  std::vector<float> transformed = x.values;
+  const auto descend = [&](const auto& self, const auto& t) -> void {
+    if constexpr (input_transformed_operand<std::remove_cvref_t<decltype(t)>>) {
+      const std::vector<float> in = transformed;
+      t.transform_inputs({in.data(), tokens, cols}, {transformed.data(), tokens, cols});
+      self(self, t.base());
+    }
+  };
+  descend(descend, w);
+
+  for (const matmul_options& options : all_paths()) {
+    const auto y = multiply(x.view(), w, kernels::context::best(), options);
+    for (index_t t = 0; t < tokens; ++t) {
+      for (index_t n = 0; n < rows; ++n) {
+        double exact = 0.0;
+        double quantization = 0.0;
+        double w2 = 0.0, x2 = 0.0, b2 = 0.0, t2 = 0.0;
+        for (index_t begin = 0; begin < cols; begin += b.group_size()) {
+          const index_t end = std::min(begin + b.group_size(), cols);
+          double largest_x = 0.0;
+          double sum_b = 0.0;
+          double largest_b = 0.0;
+          for (index_t k = begin; k < end; ++k) {
+            const double wk = static_cast<double>(dense[n * cols + k]);
+            const double xk = static_cast<double>(x.values[t * cols + k]);
+            const double bk = std::fabs(static_cast<double>(inner[n * cols + k]));
+            const double tk = std::fabs(static_cast<double>(transformed[t * cols + k]));
+            exact += wk * xk;
+            w2 += wk * wk;
+            x2 += xk * xk;
+            t2 += tk * tk;
+            sum_b += bk;
+            largest_b = std::max(largest_b, bk);
+            largest_x = std::max(largest_x, tk);
+          }
+          quantization += sum_b * 0.5001 * largest_x / 127.0;
+          b2 += static_cast<double>(end - begin) * 4.0 * largest_b * largest_b;
+        }
+        if (options.path == matmul_path::dequantize) quantization = 0.0;
+        const double rounding = static_cast<double>(cols + 80) * 0x1p-24 *
+                                (std::sqrt(w2 * x2) + 2.0 * std::sqrt(b2 * t2));
+        const double value = static_cast<double>(y[t * rows + n]);
+        CAPTURE(static_cast<int>(options.path), t, n, value, exact, quantization, rounding);
+        CHECK(std::fabs(value - exact) <= rounding + quantization);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("products with transformed inputs are near the decoded product on every path") {
+  check_near(permuted<uniform_tensor>(test::permutation(cols, seed), base()));
+  check_near(scaled<uniform_tensor>(test::scaling(cols, seed), base()));
+  check_near(rotated<uniform_tensor>({cols, {.seed = 2}}, base()));
+  check_near(make_nest());
+}
+
+TEST_CASE("a product with transformed inputs is that of the base with inputs transformed once") {
+  const nest w = make_nest();
+  const auto ctx = kernels::context::best();
+  std::vector<float> a(x.values.size());
+  std::vector<float> b(x.values.size());
+  ops::transform_inputs(x.view(), w, {a.data(), tokens, cols}, ctx);
+  ops::transform_inputs({a.data(), tokens, cols}, w.base(), {b.data(), tokens, cols}, ctx);
+  ops::transform_inputs({b.data(), tokens, cols}, w.base().base(), {a.data(), tokens, cols}, ctx);
+  const uniform_tensor& innermost = w.base().base().base();
+  for (const matmul_options& options : all_paths()) {
+    CAPTURE(static_cast<int>(options.path));
+    CHECK(multiply(x.view(), w, ctx, options) ==
+          multiply({a.data(), tokens, cols}, innermost, ctx, options));
+  }
+  // The way of packed weights.
+  std::vector<float> packed(tokens * rows);
+  const ops::activation_quantization how{.bits = 8, .per_group = true};
+  ops::matmul({a.data(), tokens, cols}, ops::pack(innermost, ctx), {packed.data(), tokens, rows},
+              ctx, how);
+  CHECK(packed == multiply(x.view(), w, ctx, all_paths()[1]));
+}
+
+TEST_CASE("products with transformed inputs do not depend on workers or workspaces", "[any_isa]") {
+  const nest w = make_nest();
+  for (const matmul_options& options : all_paths()) {
+    const auto expected = multiply(x.view(), w, {}, options);
+    test::backwards_executor backwards(3);
+    test::thread_executor threads(2);
+    kernels::workspace scratch;
+    CAPTURE(static_cast<int>(options.path));
+    CHECK(multiply(x.view(), w, {.threads = &backwards, .scratch = &scratch}, options) == expected);
+    CHECK(multiply(x.view(), w, {.threads = &threads, .scratch = &scratch}, options) == expected);
+    // Nor on which tokens come together.
+    const auto some = multiply(x.view().middle_rows({5, 7}), w, {}, options);
+    if (options.path != matmul_path::dequantize) {  // Eigen's sums may
+      CHECK(std::equal(some.begin(), some.end(), expected.begin() + 5 * rows));
+    }
+  }
+}
+
+TEST_CASE("explain() names the transforms, then tells the plan of the base", "[any_isa]") {
+  const nest w = make_nest();
+  const matmul_options may{.activations = ops::activation_quantization{}};
+  for (const matmul_options& options : {matmul_options{}, may}) {
+    CHECK(ops::explain(w, {}, options).text() ==
+          "rotated, scaled, permuted inputs, then " +
+              ops::explain(w.base().base().base(), {}, options).text());
+  }
+  CHECK(ops::explain(rotated<uniform_tensor>({cols, {}}, base()), {}, may)
+            .text()
+            .starts_with("rotated inputs, then int8 through code_gemm/"));
+}
+
+TEST_CASE("products with transformed inputs refuse what does not fit", "[any_isa]") {
+  const nest w = make_nest();
+  std::vector<float> y(tokens * rows);
+  const matrix_view<float> out(y.data(), tokens, rows);
+  const auto narrow = normal_matrix({tokens, cols - 1}, seed);
+  CHECK_THROWS_AS(ops::matmul(narrow.view(), w, out, {}), shape_error);
+  CHECK_THROWS_AS(ops::matmul(x.view().middle_rows({0, 2}), w, out, {}), shape_error);
+  CHECK_THROWS_AS(ops::matmul(x.view(), w, out, {}, {.path = matmul_path::int8}), value_error);
+  std::vector<float> transformed(tokens * cols);
+  CHECK_THROWS_AS(ops::transform_inputs(narrow.view(), w, {transformed.data(), tokens, cols}, {}),
+                  shape_error);
+}

@@ -1,0 +1,139 @@
+// The conformance suite sees what is wrong with a tensor of transformed inputs, and the concept
+// accepts what it names and nothing less.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "lowbit/inputs/permuted.hpp"
+#include "lowbit/testing/archetype.hpp"
+#include "lowbit/testing/format.hpp"
+#include "lowbit/testing/matrices.hpp"
+
+// Not anonymous: compilers warn of members there that only they use.
+namespace transformed_mutants {
+
+using namespace lowbit;
+using testing::archetype_tensor;
+
+enum class fault {
+  none,
+  another_map,
+  forgets_the_map,
+  mixes_tokens,
+  ignores_stride,
+  accepts_other_columns,
+  accepts_other_tokens,
+};
+
+/// Columns reversed. Which promise it breaks is told from outside, so that copies break it, too.
+class reversed {
+ public:
+  using format = inputs::permuted<archetype_tensor>::format;
+  static inline fault broken = fault::none;
+
+  explicit reversed(inputs::permuted<archetype_tensor> t) : t_(std::move(t)) {}
+  [[nodiscard]] shape2 shape() const { return t_.shape(); }
+  [[nodiscard]] const format::params& params() const { return t_.params(); }
+  [[nodiscard]] std::uint64_t storage_bits() const { return t_.storage_bits(); }
+  void dequantize(row_range rows, matrix_view<float> out) const { t_.dequantize(rows, out); }
+  void for_each_buffer(buffer_visitor& v) const { t_.for_each_buffer(v); }
+  static reversed from_buffers(shape2 shape, const format::params& params, buffer_source& source) {
+    return reversed(inputs::permuted<archetype_tensor>::from_buffers(shape, params, source));
+  }
+
+  static constexpr std::string_view transform_name() { return "reversed"; }
+  [[nodiscard]] const archetype_tensor& base() const { return t_.base(); }
+  void transform_inputs(matrix_view<const float> x, matrix_view<float> out) const {
+    LOWBIT_CHECK(x.cols() == out.cols() || broken == fault::accepts_other_columns, shape,
+                 "columns");
+    LOWBIT_CHECK(x.rows() == out.rows() || broken == fault::accepts_other_tokens, shape, "tokens");
+    const index_t cols = x.cols();
+    const matrix_view<float> to =
+        broken == fault::ignores_stride ? matrix_view(out.data(), out.rows(), cols) : out;
+    for (index_t r = 0; r < x.rows(); ++r) {
+      for (index_t c = 0; c < cols; ++c) {
+        to(r, c) = x(r, broken == fault::forgets_the_map ? c : cols - 1 - c);
+        if (broken == fault::another_map && c == 0) to(r, c) *= 1.0001F;
+        if (broken == fault::mixes_tokens) to(r, c) += x(0, c);
+      }
+    }
+  }
+
+ private:
+  inputs::permuted<archetype_tensor> t_;
+};
+static_assert(input_transformed_operand<reversed>);
+
+// -- the concept ----------------------------------------------------------------------------------
+
+static_assert(!input_transformed_operand<archetype_tensor>, "a refinement is not required");
+static_assert(input_transformed_operand<inputs::permuted<archetype_tensor>>);
+
+struct without_base : reversed {
+  void base() const = delete;
+  static without_base from_buffers(shape2, const format::params&, buffer_source&);
+};
+struct with_number_as_base : reversed {
+  int base() const;
+  static with_number_as_base from_buffers(shape2, const format::params&, buffer_source&);
+};
+struct without_transform : reversed {
+  void transform_inputs(matrix_view<const float>, matrix_view<float>) const = delete;
+  static without_transform from_buffers(shape2, const format::params&, buffer_source&);
+};
+struct without_transform_name : reversed {
+  static void transform_name();
+  static without_transform_name from_buffers(shape2, const format::params&, buffer_source&);
+};
+
+std::vector<std::string> failed_checks(fault which) {
+  constexpr shape2 shape{3, 20};
+  std::vector<index_t> order(shape.cols);
+  for (index_t k = 0; k < order.size(); ++k) order[k] = shape.cols - 1 - k;
+  const auto m = testing::normal_matrix(shape, 81);
+  const reversed t(
+      {inputs::column_permutation(order), testing::archetype_quantizer{}.quantize(m.view(), {})});
+  reversed::broken = which;
+  std::vector<std::string> failed;
+  for (const testing::finding& f : testing::check_tensor(t)) {
+    if (!f.passed) failed.push_back(f.check);
+  }
+  reversed::broken = fault::none;
+  return failed;
+}
+
+}  // namespace transformed_mutants
+
+using namespace transformed_mutants;  // NOLINT: the names are this file's
+
+TEMPLATE_TEST_CASE("an operand with one member missing or wrong is none", "", without_base,
+                   with_number_as_base, without_transform, without_transform_name) {
+  STATIC_REQUIRE(quantized_tensor<TestType>);
+  STATIC_REQUIRE_FALSE(input_transformed_operand<TestType>);
+}
+
+TEST_CASE("check_tensor reports each fault of transformed inputs by its name") {
+  CHECK(failed_checks(fault::none).empty());
+  const auto reports = [](fault which, const std::string& check) {
+    const auto failed = failed_checks(which);
+    return std::find(failed.begin(), failed.end(), check) != failed.end();
+  };
+  CHECK(reports(fault::another_map, "transform_is_the_values"));
+  CHECK(reports(fault::forgets_the_map, "transform_is_the_values"));
+  CHECK(reports(fault::mixes_tokens, "tokens_are_independent"));
+  CHECK(reports(fault::ignores_stride, "transform_writes_inside"));
+  CHECK(reports(fault::accepts_other_columns, "transform_refuses_other_columns"));
+  CHECK(reports(fault::accepts_other_tokens, "transform_refuses_other_tokens"));
+}
+
+TEST_CASE("format names are snake_case words joined by dots") {
+  using testing::detail::is_format_name;
+  for (const char* good : {"a", "uniform", "rotated.uniform", "rotated.permuted.uniform_2"}) {
+    CHECK(is_format_name(good));
+  }
+  for (const char* bad : {"", ".", "a.", ".a", "a..b", "a.B", "2.a", "a-b"}) {
+    CAPTURE(std::string(bad));
+    CHECK_FALSE(is_format_name(bad));
+  }
+}
