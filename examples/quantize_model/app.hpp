@@ -74,9 +74,16 @@ class app {
     command.add_option("--include", include_, "quantize matrices whose name matches this regex")
         ->capture_default_str();
     command.add_option("--exclude", exclude_, "but not those whose name matches this one");
-    command.add_option("--activations", activations_,
-                       "safetensors file with LAYER.input.calibration and LAYER.input.heldout for "
-                       "the output error (default: IN itself)");
+    command.add_option(
+        "--calibrate,--activations", activations_,
+        "safetensors file with rows of layers' inputs: LAYER.input.calibration to "
+        "fit to, LAYER.input.heldout to judge by, LAYER.input.distorted as they come "
+        "from quantized layers (default: IN itself)");
+    command
+        .add_option("--holdout", options_.holdout,
+                    "share of the calibration rows to judge by, where there are no held-out ones")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
     command.add_flag("--importance", options_.use_importance,
                      "weigh columns by the energy of their calibration activations");
     command.add_option("--jobs", options_.jobs, "tensors quantized at the same time")
@@ -93,11 +100,16 @@ class app {
     command.add_option("--format", format_, "how to quantize: see `quantize_model formats`")
         ->capture_default_str();
     // An unknown name is refused when the command runs, so that --help works whatever it is.
-    FormatList::visit(
-        format_, [&]<class Q>(std::type_identity<Q>) { add_field_options<Q>(command, fields_); });
+    FormatList::visit(format_, [&]<class Q>(std::type_identity<Q>) {
+      const std::string group =
+          lowbit::detail::message("Parameters of format ", lowbit::format_of<Q>::name);
+      add_field_options<Q>(command, group, fields_);
+    });
+    add_field_options<lowbit::ptq::recipe>(command, "Recipe", fields_);
     command.callback([this] {
-      with_format(format_,
-                  [this]<class Q>(std::type_identity<Q>) { quantize(make_quantizer<Q>(fields_)); });
+      with_format(format_, [this]<class Q>(std::type_identity<Q>) {
+        quantize(make_configuration<Q>(fields_));
+      });
     });
   }
 
@@ -110,6 +122,8 @@ class app {
                     "FORMAT[:name=value,...], such as uniform:bits=4,group_size=64; repeat it")
         ->required();
     command.add_option("--output-dir", output_dir_, "write each result there as a checkpoint");
+    command.add_flag("--per-tensor", per_tensor_,
+                     "a second table: the output error of each tensor");
     command.callback([this] { compare(); });
   }
 
@@ -134,6 +148,12 @@ class app {
         }
         fields.print(stdout);
       });
+      std::printf("recipe: with any format that has groups of levels\n");
+      table fields({"  parameter", "values", "default", "meaning"});
+      for (const field_text& f : list_fields(lowbit::ptq::recipe{})) {
+        fields.add({"  " + f.name, f.values, f.value, f.help});
+      }
+      fields.print(stdout);
     });
   }
 
@@ -151,9 +171,9 @@ class app {
     return select;
   }
 
-  /// Runs one quantizer over the input; writes to `output` unless that is empty.
+  /// Runs one configuration over the input; writes to `output` unless that is empty.
   template <lowbit::quantizer Q>
-  std::pair<std::vector<tensor_result>, run_totals> run_job(const Q& quantizer,
+  std::pair<std::vector<tensor_result>, run_totals> run_job(const configuration<Q>& how,
                                                             const std::filesystem::path& output) {
     const auto start = std::chrono::steady_clock::now();
     install_stop_handler();
@@ -174,10 +194,9 @@ class app {
       writer.emplace(output);
       writer->set_provenance("tool", "quantize_model " LOWBIT_VERSION_STRING);
       writer->set_provenance("source", std::filesystem::path(input_).filename().string());
-      writer->set_provenance("quantizer", describe_quantizer(quantizer));
+      writer->set_provenance("quantizer", describe_configuration(how));
     }
-    quantization_job<Q> job(model, std::move(items), quantizer, options_,
-                            writer ? &*writer : nullptr);
+    quantization_job<Q> job(model, std::move(items), how, options_, writer ? &*writer : nullptr);
     std::vector<tensor_result> results = job.run();
     if (writer) writer->finish();
     const run_totals totals = sum_up(results, seconds_since(start));
@@ -185,16 +204,16 @@ class app {
   }
 
   template <lowbit::quantizer Q>
-  void quantize(const Q& quantizer) {
-    const auto [results, totals] = run_job(quantizer, output_);
-    std::printf("%s\n", describe_quantizer(quantizer).c_str());
+  void quantize(const configuration<Q>& how) {
+    const auto [results, totals] = run_job(how, output_);
+    std::printf("%s\n", describe_configuration(how).c_str());
     print_results(results, totals);
     print_cost(totals);
     std::printf("wrote %s (%.2f MB)\n", output_.c_str(),
                 static_cast<double>(std::filesystem::file_size(output_)) * 1e-6);
     if (report_.empty()) return;
     const std::string text =
-        report_as_json(input_, describe_quantizer(quantizer), results, totals).dump(2) + "\n";
+        report_as_json(input_, describe_configuration(how), results, totals).dump(2) + "\n";
     lowbit::io::atomic_file file(report_);
     file.write(std::as_bytes(std::span(text)));
     file.commit();
@@ -205,23 +224,53 @@ class app {
     for (std::string& column : error_columns()) header.push_back(std::move(column));
     header.insert(header.end(), {"MB", "seconds"});
     table rows(std::move(header));
+    std::vector<std::vector<tensor_result>> results;
     if (!output_dir_.empty()) std::filesystem::create_directories(output_dir_);
+    bool has_outputs = false;
     for (const std::string& text : configurations_) {
       const std::string format = text.substr(0, text.find(':'));
       with_format(format, [&]<class Q>(std::type_identity<Q>) {
-        const Q quantizer = make_quantizer<Q>(parse_fields(text));
-        const auto totals = run_job(quantizer, output_for(text)).second;
+        const auto how = make_configuration<Q>(parse_fields(text));
+        auto [of_tensors, totals] = run_job(how, output_for(text));
         std::vector<std::string> row{text};
-        append_errors(row, totals.bits_per_weight(), totals.error, totals.mean_output_error());
+        append_errors(row, errors_of(totals));
         row.push_back(show("%.2f", static_cast<double>(totals.stored_bytes()) * 1e-6));
         row.push_back(show("%.2f", totals.seconds));
         rows.add(std::move(row));
+        results.push_back(std::move(of_tensors));
+        has_outputs = has_outputs || totals.output_error || totals.calibration_error;
       });
     }
     rows.print(stdout);
+    print_legend(has_outputs);
+    if (per_tensor_) {
+      std::printf("\nheld-out outputs (bits/weight), by tensor\n");
+      per_tensor_table(results).print(stdout);
+    }
     if (!output_dir_.empty()) {
       std::printf("wrote %zu checkpoints to %s\n", configurations_.size(), output_dir_.c_str());
     }
+  }
+
+  /// A row for each configuration, a column for each quantized tensor.
+  [[nodiscard]] table per_tensor_table(
+      const std::vector<std::vector<tensor_result>>& results) const {
+    std::vector<std::string> header{"configuration"};
+    for (const tensor_result& r : results.front()) {
+      if (r.quantized) header.push_back(r.name);
+    }
+    table rows(std::move(header));
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      std::vector<std::string> row{configurations_[i]};
+      for (const tensor_result& r : results[i]) {
+        if (!r.quantized) continue;
+        const reported_errors e = errors_of(r);
+        row.push_back((e.output_error ? show("%.6f", *e.output_error) : "-") +
+                      show(" (%.3f)", e.bits_per_weight));
+      }
+      rows.add(std::move(row));
+    }
+    return rows;
   }
 
   /// "FORMAT:a=1,b=2" -> {a: 1, b: 2}.
@@ -306,6 +355,7 @@ class app {
   std::string exclude_;
   std::string format_;
   std::vector<std::string> configurations_;
+  bool per_tensor_ = false;
   field_texts fields_;
   job_options options_;
 };

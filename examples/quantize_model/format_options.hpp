@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lowbit/core/quantizer.hpp"
+#include "lowbit/ptq/recipe.hpp"
 
 namespace quantize_model {
 
@@ -110,42 +111,59 @@ class field_setter final : public lowbit::params_visitor {
   std::vector<std::string> seen_;
 };
 
-/// A quantizer with the given fields set. Refuses unknown fields and values (value).
+/// A quantizer and what is done around it: one flat list of fields.
 template <lowbit::quantizer Q>
-[[nodiscard]] Q make_quantizer(const field_texts& texts) {
-  Q q;
+struct configuration {
+  Q quantizer = {};
+  lowbit::ptq::recipe recipe = {};
+
+  static void describe(configuration& c, lowbit::params_visitor& v) {
+    Q::describe(c.quantizer, v);
+    lowbit::ptq::recipe::describe(c.recipe, v);
+  }
+};
+
+/// A configuration with the given fields set. Refuses unknown fields and values (value).
+template <lowbit::quantizer Q>
+[[nodiscard]] configuration<Q> make_configuration(const field_texts& texts) {
+  configuration<Q> c;
   field_setter setter(texts);
-  Q::describe(q, setter);
+  configuration<Q>::describe(c, setter);
   setter.check_all_used(lowbit::format_of<Q>::name);
-  return q;
+  return c;
 }
 
-/// The fields of a quantizer with their values.
-template <lowbit::quantizer Q>
-[[nodiscard]] std::vector<field_text> list_fields(Q q) {
+/// The fields of anything that describes itself, with their values.
+template <class Described>
+[[nodiscard]] std::vector<field_text> list_fields(Described d) {
   field_lister lister;
-  Q::describe(q, lister);
+  Described::describe(d, lister);
   return lister.fields();
 }
 
-/// "uniform: bits=4, group_size=64, ...": for titles, reports and provenance.
+/// "uniform: bits=4, group_size=64, ...": for titles, reports and provenance. All fields of the
+/// quantizer, and those of the recipe that are not as they are by default.
 template <lowbit::quantizer Q>
-[[nodiscard]] std::string describe_quantizer(const Q& q) {
+[[nodiscard]] std::string describe_configuration(const configuration<Q>& c) {
   std::string text(lowbit::format_of<Q>::name);
   std::string_view separator = ": ";
-  for (const field_text& f : list_fields(q)) {
+  const auto append = [&](const field_text& f) {
     text.append(separator).append(f.name).append("=").append(f.value);
     separator = ", ";
+  };
+  for (const field_text& f : list_fields(c.quantizer)) append(f);
+  const auto defaults = list_fields(lowbit::ptq::recipe{});
+  const auto fields = list_fields(c.recipe);
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    if (fields[i].value != defaults[i].value) append(fields[i]);
   }
   return text;
 }
 
 /// Adds one option per field ("--group-size" for group_size) that writes its text to `texts`.
-template <lowbit::quantizer Q>
-void add_field_options(CLI::App& app, field_texts& texts) {
-  const std::string group =
-      lowbit::detail::message("Parameters of format ", lowbit::format_of<Q>::name);
-  for (const field_text& f : list_fields(Q{})) {
+template <class Described>
+void add_field_options(CLI::App& app, const std::string& group, field_texts& texts) {
+  for (const field_text& f : list_fields(Described{})) {
     std::string option = "--" + f.name;
     std::replace(option.begin(), option.end(), '_', '-');
     app.add_option_function<std::string>(

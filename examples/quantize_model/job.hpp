@@ -5,14 +5,19 @@
 // any number of workers.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <optional>
 #include <regex>
+#include <utility>
 #include <vector>
 
 #include "../common/thread_pool.hpp"
+#include "format_options.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/lowbit.hpp"
 #include "progress.hpp"
@@ -20,10 +25,12 @@
 
 namespace quantize_model {
 
-/// Activations beside a weight "X.weight": rows of the layer's real input. The first half may be
-/// fitted to, the second is for judging.
+/// Activations beside a weight "X.weight": rows of the layer's real input. Calibration rows may be
+/// fitted to; held-out rows are for judging. Distorted rows, if there are any, are the calibration
+/// rows as they come out of a network whose earlier layers are quantized already.
 inline constexpr std::string_view calibration_suffix = ".input.calibration";
 inline constexpr std::string_view heldout_suffix = ".input.heldout";
+inline constexpr std::string_view distorted_suffix = ".input.distorted";
 
 /// What is to be done with one tensor of the input.
 struct work_item {
@@ -31,6 +38,7 @@ struct work_item {
   bool quantize;
   const lowbit::io::stored_tensor* calibration = nullptr;  ///< of the same layer, if at hand
   const lowbit::io::stored_tensor* heldout = nullptr;
+  const lowbit::io::stored_tensor* distorted = nullptr;
 };
 
 /// What became of one tensor.
@@ -39,8 +47,11 @@ struct tensor_result {
   lowbit::shape2 shape;
   bool quantized = false;
   std::uint64_t bits = 0;  ///< everything stored
-  lowbit::error_stats weights;
-  std::optional<double> output_error;  ///< relative MSE of the outputs on held-out activations
+  lowbit::error_stats weights = {};
+  std::optional<double> calibration_error = {};  ///< relative MSE of the outputs on fitted rows
+  std::optional<double> output_error = {};       ///< the same on held-out rows
+  double db_above_bound = 0.0;  ///< of the plain quantizer on a Gaussian, from 2^(-2 bits/weight)
+  double seconds = 0.0;
 };
 
 /// Which tensors to quantize.
@@ -53,6 +64,7 @@ struct selection {
 struct job_options {
   unsigned jobs = 1;
   bool use_importance = false;  ///< weigh columns by the mean square of their calibration inputs
+  double holdout = 0.2;  ///< share of calibration rows for judging, where a file has no others
 };
 
 [[nodiscard]] inline bool ends_with(std::string_view text, std::string_view end) {
@@ -60,7 +72,8 @@ struct job_options {
 }
 
 [[nodiscard]] inline bool is_activations(std::string_view name) {
-  return ends_with(name, calibration_suffix) || ends_with(name, heldout_suffix);
+  return ends_with(name, calibration_suffix) || ends_with(name, heldout_suffix) ||
+         ends_with(name, distorted_suffix);
 }
 
 /// Everything to do for a model: matrices of floats whose name is selected are quantized, other
@@ -85,18 +98,21 @@ struct job_options {
                                     : tensor.name;
       item.calibration = activations.find(layer + std::string(calibration_suffix));
       item.heldout = activations.find(layer + std::string(heldout_suffix));
+      item.distorted = activations.find(layer + std::string(distorted_suffix));
     }
     items.push_back(item);
   }
   return items;
 }
 
-/// A stored tensor as floats.
+/// Rows of a stored tensor as floats.
 class float_matrix {
  public:
   explicit float_matrix(const lowbit::io::stored_tensor& tensor)
-      : shape_(lowbit::io::matrix_shape(tensor)), values_(shape_.size()) {
-    lowbit::io::read_rows(tensor, {0, shape_.rows}, {values_.data(), shape_.rows, shape_.cols});
+      : float_matrix(tensor, {0, lowbit::io::matrix_shape(tensor).rows}) {}
+  float_matrix(const lowbit::io::stored_tensor& tensor, lowbit::row_range rows)
+      : shape_{rows.size(), lowbit::io::matrix_shape(tensor).cols}, values_(shape_.size()) {
+    lowbit::io::read_rows(tensor, rows, {values_.data(), shape_.rows, shape_.cols});
   }
   [[nodiscard]] lowbit::matrix_view<const float> view() const {
     return {values_.data(), shape_.rows, shape_.cols};
@@ -106,6 +122,32 @@ class float_matrix {
   lowbit::shape2 shape_;
   lowbit::aligned_buffer<float> values_;
 };
+
+/// What the activations of one layer tell.
+struct layer_inputs {
+  std::vector<float> importance = {};
+  std::optional<lowbit::observers::second_moments> moments = {};
+  lowbit::aligned_buffer<double> cross = {};
+  lowbit::row_range calibration = {};  ///< rows that were fitted to
+  lowbit::row_range heldout = {};      ///< of the calibration rows, where there are no others
+
+  [[nodiscard]] lowbit::ptq::knowledge knowledge() const {
+    const lowbit::index_t k = moments ? moments->channels() : 0;
+    return {.moments = moments ? &*moments : nullptr,
+            .cross = cross.empty() ? lowbit::matrix_view<const double>{}
+                                   : lowbit::matrix_view<const double>(cross.data(), k, k),
+            .importance = importance};
+  }
+};
+
+/// Calls f(rows) for chunks of a range, so that many rows need little memory.
+template <class F>
+void for_each_chunk(lowbit::row_range rows, F&& f) {
+  constexpr lowbit::index_t chunk = 512;
+  for (lowbit::index_t begin = rows.begin; begin < rows.end; begin += chunk) {
+    f(lowbit::row_range{begin, std::min(begin + chunk, rows.end)});
+  }
+}
 
 /// Mean square of each channel.
 [[nodiscard]] inline std::vector<float> channel_energy(lowbit::matrix_view<const float> inputs) {
@@ -123,16 +165,77 @@ class float_matrix {
   return energy;
 }
 
-/// One run over a model with one quantizer.
+/// Reads what a recipe asks for. Refuses (value) a layer without calibration rows if it needs them.
+[[nodiscard]] inline layer_inputs read_inputs(const work_item& item,
+                                              const lowbit::ptq::recipe& recipe,
+                                              const job_options& options,
+                                              const lowbit::kernels::context& ctx) {
+  layer_inputs known;
+  const bool needed = recipe.needs_calibration();
+  LOWBIT_CHECK(!needed || item.calibration != nullptr, value,
+               "there are no calibration rows of its input (X", calibration_suffix,
+               " beside a weight X.weight); name a file that has them with --calibrate, or leave "
+               "the tensor out with --exclude");
+  if (item.calibration == nullptr) return known;
+  const lowbit::shape2 shape = lowbit::io::matrix_shape(*item.calibration);
+  known.calibration = {0, shape.rows};
+  if (item.heldout == nullptr) {
+    const auto split = lowbit::observers::split_rows(shape.rows, options.holdout);
+    known.calibration = split.calibration;
+    known.heldout = split.heldout;
+  }
+  if (options.use_importance && !needed) {
+    known.importance = channel_energy(float_matrix(*item.calibration, known.calibration).view());
+  }
+  if (!needed) return known;
+  const bool distorted = item.distorted != nullptr;
+  LOWBIT_CHECK(!distorted || lowbit::io::matrix_shape(*item.distorted) == shape, shape, "'",
+               distorted ? item.distorted->name : "", "' and '", item.calibration->name,
+               "' have different shapes");
+  lowbit::observers::moment_accumulator moments(shape.cols);
+  std::optional<lowbit::observers::cross_accumulator> cross;
+  if (distorted) cross.emplace(shape.cols);
+  for_each_chunk(known.calibration, [&](lowbit::row_range rows) {
+    const float_matrix x(*item.calibration, rows);
+    if (!distorted) return moments.add(x.view(), ctx);
+    const float_matrix x_hat(*item.distorted, rows);
+    moments.add(x_hat.view(), ctx);
+    cross->add(x.view(), x_hat.view(), ctx);
+  });
+  known.moments = moments.finish();
+  if (cross) known.cross = cross->finish();
+  return known;
+}
+
+/// How many dB the error of a quantizer on a standard normal matrix lies above the least that any
+/// code of as many bits per weight can have, 2^(-2 bits). The matrix has the width of `shape` and
+/// at most a million weights.
+template <lowbit::quantizer Q>
+[[nodiscard]] double db_above_bound(const Q& quantizer, lowbit::shape2 shape) {
+  constexpr lowbit::index_t most_weights = lowbit::index_t{1} << 20U;
+  if (shape.rows == 0 || shape.cols == 0) return 0.0;
+  const lowbit::index_t rows =
+      std::clamp<lowbit::index_t>(most_weights / shape.cols, 1, shape.rows);
+  std::vector<float> values(rows * shape.cols);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = lowbit::random_normal(42, i);
+  const lowbit::matrix_view<const float> normal(values.data(), rows, shape.cols);
+  const auto tensor = quantizer.quantize(normal, {});
+  const double bits = lowbit::bits_per_weight(tensor);
+  const double error = lowbit::ops::weight_error(normal, tensor).relative_mse();
+  return 10.0 * (std::log10(error) + 2.0 * bits * std::log10(2.0));
+}
+
+/// One run over a model with one configuration.
 template <lowbit::quantizer Q>
 class quantization_job {
  public:
   /// `out` may be null: then nothing is written.
-  quantization_job(const source_model& model, std::vector<work_item> items, const Q& quantizer,
-                   const job_options& options, lowbit::io::checkpoint_writer* out)
+  quantization_job(const source_model& model, std::vector<work_item> items,
+                   const configuration<Q>& how, const job_options& options,
+                   lowbit::io::checkpoint_writer* out)
       : model_(model),
         items_(std::move(items)),
-        quantizer_(quantizer),
+        how_(how),
         options_(options),
         out_(out),
         progress_(items_.size(), total_weights()) {}
@@ -180,32 +283,82 @@ class quantization_job {
     return next_++;
   }
 
+  /// Forwards the steps of one tensor to the progress line, and Ctrl-C to the steps.
+  class step_listener final : public lowbit::ptq::listener {
+   public:
+    step_listener(progress& to, const std::string& name) : to_(to), name_(name) {}
+    void advanced(std::string_view stage, lowbit::index_t done, lowbit::index_t total) override {
+      LOWBIT_CHECK(stop_signal == 0, cancelled, "interrupted");
+      to_.working(name_, stage, done, total);
+    }
+
+   private:
+    progress& to_;
+    const std::string& name_;
+  };
+
   void quantize(std::size_t i) {
     const work_item& item = items_[i];
+    const auto start = std::chrono::steady_clock::now();
     try {
+      const auto ctx = lowbit::kernels::context::best();
       const float_matrix weights(*item.tensor);
-      std::vector<float> importance;
-      if (options_.use_importance && item.calibration != nullptr) {
-        importance = channel_energy(float_matrix(*item.calibration).view());
+      const layer_inputs known = read_inputs(item, how_.recipe, options_, ctx);
+      const auto sink = [&]<class T>(T&& tensor, const lowbit::ptq::outcome&) {
+        tensor_result result = judge(item, weights.view(), known, tensor);
+        result.seconds = seconds_since(start);
+        finish(i, std::move(result), [&] { out_->add(item.tensor->name, tensor); });
+      };
+      if constexpr (lowbit::groupwise_quantizer<Q>) {
+        step_listener listener(progress_, item.tensor->name);
+        lowbit::ptq::quantize_by_recipe(how_.recipe, how_.quantizer, weights.view(),
+                                        known.knowledge(), ctx, sink, &listener);
+      } else {
+        LOWBIT_CHECK(
+            !how_.recipe.needs_calibration() && how_.recipe.rotate == lowbit::ptq::rotation::none,
+            value, "format '", lowbit::format_of<Q>::name,
+            "' has no groups of levels, which feedback, refine, scale and rotate need");
+        sink(how_.quantizer.quantize(weights.view(), {.importance = known.importance}),
+             lowbit::ptq::outcome{});
       }
-      const auto tensor = quantizer_.quantize(weights.view(), {.importance = importance});
-      tensor_result result{.name = item.tensor->name,
-                           .shape = tensor.shape(),
-                           .quantized = true,
-                           .bits = tensor.storage_bits(),
-                           .weights = lowbit::ops::weight_error(weights.view(), tensor),
-                           .output_error = std::nullopt};
-      if (const auto* inputs = item.heldout != nullptr ? item.heldout : item.calibration) {
-        result.output_error =
-            lowbit::ops::output_error(float_matrix(*inputs).view(), weights.view(), tensor)
-                .relative_mse();
-      }
-      finish(i, std::move(result), [&] { out_->add(item.tensor->name, tensor); });
     } catch (const lowbit::cancelled_error&) {
       throw;
     } catch (const lowbit::error& e) {  // say which tensor it was
       lowbit::detail::fail(e.kind(), "tensor '" + item.tensor->name + "': " + e.what());
     }
+  }
+
+  /// How good a tensor is. The reported errors are of what is stored.
+  template <lowbit::quantized_tensor T>
+  [[nodiscard]] tensor_result judge(const work_item& item, lowbit::matrix_view<const float> weights,
+                                    const layer_inputs& known, const T& tensor) {
+    const auto output_error = [&](const float_matrix& inputs) {
+      return lowbit::ops::output_error(inputs.view(), weights, tensor).relative_mse();
+    };
+    tensor_result result{.name = item.tensor->name,
+                         .shape = tensor.shape(),
+                         .quantized = true,
+                         .bits = tensor.storage_bits(),
+                         .weights = lowbit::ops::weight_error(weights, tensor)};
+    result.db_above_bound = bound_for(tensor.shape());
+    if (item.calibration != nullptr) {
+      result.calibration_error = output_error(float_matrix(*item.calibration, known.calibration));
+    }
+    if (item.heldout != nullptr) {
+      result.output_error = output_error(float_matrix(*item.heldout));
+    } else if (known.heldout.size() > 0) {
+      result.output_error = output_error(float_matrix(*item.calibration, known.heldout));
+    }
+    return result;
+  }
+
+  /// db_above_bound(), once for each shape.
+  [[nodiscard]] double bound_for(lowbit::shape2 shape) {
+    const std::lock_guard lock(bounds_mutex_);
+    for (const auto& [known, db] : bounds_) {
+      if (known == shape) return db;
+    }
+    return bounds_.emplace_back(shape, db_above_bound(how_.quantizer, shape)).second;
   }
 
   void copy(std::size_t i) {
@@ -214,9 +367,7 @@ class quantization_job {
            {.name = tensor.name,
             .shape = lowbit::io::matrix_shape(tensor),
             .quantized = false,
-            .bits = 8 * std::uint64_t{tensor.bytes.size()},
-            .weights = {},
-            .output_error = std::nullopt},
+            .bits = 8 * std::uint64_t{tensor.bytes.size()}},
            [&] { out_->add_plain(tensor.name, tensor.type, tensor.shape, tensor.bytes); });
   }
 
@@ -235,10 +386,13 @@ class quantization_job {
 
   const source_model& model_;
   const std::vector<work_item> items_;
-  const Q quantizer_;
+  const configuration<Q> how_;
   const job_options options_;
   lowbit::io::checkpoint_writer* const out_;
   progress progress_;
+
+  std::mutex bounds_mutex_;
+  std::vector<std::pair<lowbit::shape2, double>> bounds_;
 
   std::mutex mutex_;  // guards all below
   std::condition_variable turn_changed_;

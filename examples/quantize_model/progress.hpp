@@ -48,18 +48,33 @@ class progress {
     const std::lock_guard lock(mutex_);
     done_tensors_ += 1;
     done_weights_ += weights;
+    show(name);
+  }
+
+  /// A tensor has come as far as step `done` of `total` of a stage. Thread-safe.
+  void working(std::string_view name, std::string_view stage, std::uint64_t done,
+               std::uint64_t total) {
+    if (!visible_ || total == 0) return;
+    const std::lock_guard lock(mutex_);
+    show(name);
+    std::fprintf(stderr, ": %.*s %.0f %%", static_cast<int>(stage.size()), stage.data(),
+                 100.0 * static_cast<double>(done) / static_cast<double>(total));
+    std::fflush(stderr);
+  }
+
+ private:
+  void show(std::string_view name) const {
     const double elapsed = seconds_since(start_);
     const double done = static_cast<double>(done_weights_);
     const double total = static_cast<double>(weights_);
     const double rate = elapsed > 0.0 ? done / elapsed : 0.0;
-    std::fprintf(stderr, "\r\033[K[%zu/%zu] %3.0f %%  %6.1f M weights/s  %4.0f s left  %.*s",
+    std::fprintf(stderr, "\r\033[K[%zu/%zu] %3.0f %%  %6.2f M weights/s  %4.0f s left  %.*s",
                  done_tensors_, tensors_, total > 0.0 ? 100.0 * done / total : 100.0, rate * 1e-6,
                  rate > 0.0 ? (total - done) / rate : 0.0, static_cast<int>(name.size()),
                  name.data());
     std::fflush(stderr);
   }
 
- private:
   const bool visible_ = ::isatty(STDERR_FILENO) != 0;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   const std::size_t tensors_;

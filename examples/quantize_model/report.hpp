@@ -21,15 +21,11 @@ struct run_totals {
   std::size_t quantized = 0;
   std::size_t copied = 0;
   lowbit::error_stats error;
-  std::size_t judged = 0;         ///< tensors whose output error is known
-  double output_error_sum = 0.0;  ///< of their relative output MSE
-  double seconds = 0.0;
-
   /// The mean over tensors: a pooled figure would be that of the layer with the largest outputs.
-  [[nodiscard]] std::optional<double> mean_output_error() const {
-    if (judged == 0) return std::nullopt;
-    return output_error_sum / static_cast<double>(judged);
-  }
+  std::optional<double> calibration_error = {};
+  std::optional<double> output_error = {};
+  double db_above_bound = 0.0;  ///< mean over weights
+  double seconds = 0.0;
 
   [[nodiscard]] double bits_per_weight() const {
     return weights == 0 ? 0.0 : static_cast<double>(bits) / static_cast<double>(weights);
@@ -37,6 +33,19 @@ struct run_totals {
   /// Bytes of all tensors, without the header.
   [[nodiscard]] std::uint64_t stored_bytes() const { return bits / 8 + copied_bytes; }
 };
+
+/// The mean of those that are known, if any is.
+template <class Get>
+[[nodiscard]] std::optional<double> mean_of_known(const std::vector<tensor_result>& results,
+                                                  Get&& get) {
+  double sum = 0.0;
+  std::size_t count = 0;
+  for (const tensor_result& r : results) {
+    if (const std::optional<double> value = get(r)) sum += *value, ++count;
+  }
+  if (count == 0) return std::nullopt;
+  return sum / static_cast<double>(count);
+}
 
 [[nodiscard]] inline run_totals sum_up(const std::vector<tensor_result>& results, double seconds) {
   run_totals totals;
@@ -51,11 +60,13 @@ struct run_totals {
     totals.weights += r.shape.size();
     totals.bits += r.bits;
     totals.error.merge(r.weights);
-    if (r.output_error) {
-      totals.judged += 1;
-      totals.output_error_sum += *r.output_error;
-    }
+    totals.db_above_bound += r.db_above_bound * static_cast<double>(r.shape.size());
   }
+  if (totals.weights > 0) totals.db_above_bound /= static_cast<double>(totals.weights);
+  totals.calibration_error =
+      mean_of_known(results, [](const tensor_result& r) { return r.calibration_error; });
+  totals.output_error =
+      mean_of_known(results, [](const tensor_result& r) { return r.output_error; });
   return totals;
 }
 
@@ -114,42 +125,79 @@ class table {
   return text;
 }
 
-/// The columns that both tables share: bits per weight and errors.
-[[nodiscard]] inline std::vector<std::string> error_columns() {
-  return {"bits/weight", "rel. MSE", "SQNR dB", "max error", "rel. output MSE"};
+/// What is reported of a tensor or of a run.
+struct reported_errors {
+  double bits_per_weight = 0.0;
+  const lowbit::error_stats& weights;
+  std::optional<double> calibration_error;
+  std::optional<double> output_error;
+  double db_above_bound = 0.0;
+};
+[[nodiscard]] inline reported_errors errors_of(const tensor_result& r) {
+  const auto weights = static_cast<double>(r.shape.size());
+  return {.bits_per_weight = weights > 0.0 ? static_cast<double>(r.bits) / weights : 0.0,
+          .weights = r.weights,
+          .calibration_error = r.calibration_error,
+          .output_error = r.output_error,
+          .db_above_bound = r.db_above_bound};
 }
-inline void append_errors(std::vector<std::string>& row, double bits_per_weight,
-                          const lowbit::error_stats& weights, std::optional<double> output_error) {
-  row.push_back(show("%.4f", bits_per_weight));
-  row.push_back(show("%.6f", weights.relative_mse()));
-  row.push_back(show("%.2f", weights.sqnr_db()));
-  row.push_back(show("%.5f", static_cast<double>(weights.max_abs_error())));
-  row.push_back(output_error ? show("%.6f", *output_error) : "-");
+[[nodiscard]] inline reported_errors errors_of(const run_totals& t) {
+  return {.bits_per_weight = t.bits_per_weight(),
+          .weights = t.error,
+          .calibration_error = t.calibration_error,
+          .output_error = t.output_error,
+          .db_above_bound = t.db_above_bound};
+}
+
+/// The columns that all tables share: bits per weight and errors.
+[[nodiscard]] inline std::vector<std::string> error_columns() {
+  return {"bits/weight",    "rel. MSE",         "SQNR dB",   "max error",
+          "fitted outputs", "held-out outputs", "dB > bound"};
+}
+inline void append_errors(std::vector<std::string>& row, const reported_errors& e) {
+  row.push_back(show("%.4f", e.bits_per_weight));
+  row.push_back(show("%.6f", e.weights.relative_mse()));
+  row.push_back(show("%.2f", e.weights.sqnr_db()));
+  row.push_back(show("%.5f", static_cast<double>(e.weights.max_abs_error())));
+  row.push_back(e.calibration_error ? show("%.6f", *e.calibration_error) : "-");
+  row.push_back(e.output_error ? show("%.6f", *e.output_error) : "-");
+  row.push_back(show("%.2f", e.db_above_bound));
+}
+
+/// What the columns mean, under a table.
+inline void print_legend(bool has_outputs) {
+  if (has_outputs) {
+    std::printf(
+        "outputs: relative MSE of the layer's outputs, on the rows that were fitted to and on "
+        "others; in a total, the mean over tensors\n");
+  }
+  std::printf(
+      "dB > bound: of this format without calibration, on Gaussian weights: its error above "
+      "2^(-2 bits/weight)\n");
 }
 
 /// One row per quantized tensor, then the totals.
 inline void print_results(const std::vector<tensor_result>& results, const run_totals& totals) {
   std::vector<std::string> header{"tensor", "shape"};
   for (std::string& column : error_columns()) header.push_back(std::move(column));
+  header.push_back("seconds");
   table rows(std::move(header));
   for (const tensor_result& r : results) {
     if (!r.quantized) continue;
-    const auto weights = static_cast<double>(r.shape.size());
     std::vector<std::string> row{r.name,
                                  lowbit::detail::message(r.shape.rows, " x ", r.shape.cols)};
-    append_errors(row, weights > 0.0 ? static_cast<double>(r.bits) / weights : 0.0, r.weights,
-                  r.output_error);
+    append_errors(row, errors_of(r));
+    row.push_back(show("%.2f", r.seconds));
     rows.add(std::move(row));
   }
   rows.rule();
   std::vector<std::string> total{lowbit::detail::message("total of ", totals.quantized),
                                  show("%.3f M", static_cast<double>(totals.weights) * 1e-6)};
-  append_errors(total, totals.bits_per_weight(), totals.error, totals.mean_output_error());
+  append_errors(total, errors_of(totals));
+  total.push_back(show("%.2f", totals.seconds));
   rows.add(std::move(total));
   rows.print(stdout);
-  if (totals.judged > 0) {
-    std::printf("rel. output MSE: on held-out activations; in the total, the mean over tensors\n");
-  }
+  print_legend(totals.calibration_error || totals.output_error);
 }
 
 /// What the run took, in one line.
@@ -163,15 +211,15 @@ inline void print_cost(const run_totals& totals) {
       peak_memory_mib());
 }
 
-[[nodiscard]] inline nlohmann::ordered_json errors_as_json(double bits_per_weight,
-                                                           const lowbit::error_stats& weights,
-                                                           std::optional<double> output_error) {
-  nlohmann::ordered_json json{{"bits_per_weight", bits_per_weight},
-                              {"relative_mse", weights.relative_mse()},
-                              {"mse", weights.mse()},
-                              {"sqnr_db", weights.sqnr_db()},
-                              {"max_abs_error", weights.max_abs_error()}};
-  if (output_error) json["relative_output_mse"] = *output_error;
+[[nodiscard]] inline nlohmann::ordered_json errors_as_json(const reported_errors& e) {
+  nlohmann::ordered_json json{{"bits_per_weight", e.bits_per_weight},
+                              {"relative_mse", e.weights.relative_mse()},
+                              {"mse", e.weights.mse()},
+                              {"sqnr_db", e.weights.sqnr_db()},
+                              {"max_abs_error", e.weights.max_abs_error()},
+                              {"gaussian_db_above_bound", e.db_above_bound}};
+  if (e.calibration_error) json["relative_calibration_output_mse"] = *e.calibration_error;
+  if (e.output_error) json["relative_output_mse"] = *e.output_error;
   return json;
 }
 
@@ -188,14 +236,12 @@ inline void print_cost(const run_totals& totals) {
                                {"quantized", r.quantized},
                                {"bytes", r.bits / 8}};
     if (r.quantized) {
-      const auto weights = static_cast<double>(r.shape.size());
-      row.update(errors_as_json(weights > 0.0 ? static_cast<double>(r.bits) / weights : 0.0,
-                                r.weights, r.output_error));
+      row.update(errors_as_json(errors_of(r)));
+      row["seconds"] = r.seconds;
     }
     tensors.push_back(std::move(row));
   }
-  auto& sums = json["totals"] =
-      errors_as_json(totals.bits_per_weight(), totals.error, totals.mean_output_error());
+  auto& sums = json["totals"] = errors_as_json(errors_of(totals));
   sums["weights"] = totals.weights;
   sums["bytes"] = totals.stored_bytes();
   sums["seconds"] = totals.seconds;
