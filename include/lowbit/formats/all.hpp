@@ -5,12 +5,14 @@
 #pragma once
 
 #include "lowbit/core/quantizer.hpp"
+#include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats {
 
 using all = format_list<  //
-    uniform_quantizer     //
+    uniform_quantizer,    //
+    sbvr_quantizer        //
     >;
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats
