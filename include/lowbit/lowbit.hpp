@@ -12,6 +12,8 @@
 #include "lowbit/formats/all.hpp"               // IWYU pragma: export
 #include "lowbit/kernels/bit_gemm/driver.hpp"   // IWYU pragma: export
 #include "lowbit/kernels/code_gemm/driver.hpp"  // IWYU pragma: export
+#include "lowbit/kernels/dense/driver.hpp"      // IWYU pragma: export
+#include "lowbit/linalg/cholesky.hpp"           // IWYU pragma: export
 #include "lowbit/ops/dequantize.hpp"            // IWYU pragma: export
 #include "lowbit/ops/evaluate.hpp"              // IWYU pragma: export
 #include "lowbit/ops/matmul.hpp"                // IWYU pragma: export
