@@ -63,7 +63,9 @@ class coefficient_fit {
           const float u = random_uniform(i, p);
           ratios[p] = one_sided ? 4.0F * u - 2.0F : 2.0F * u;
         }
-        try_start(ratios, spread);
+        const float shift = params_.has_offset() ? 3.0F * random_uniform(i, 8) - 1.5F : 0.0F;
+        improve(x, start(ratios, spread, std::fma(spread, static_cast<double>(shift), mean)),
+                rounds, best);
       }
     }
     return best;
@@ -106,8 +108,7 @@ class coefficient_fit {
       const float value = stored(c[i]);
       l.coefficients[i] = params_.basis == sbvr_basis::sign ? std::fabs(value) : value;
     }
-    std::stable_sort(l.coefficients.begin(), l.coefficients.begin() + params_.planes,
-                     [](float a, float b) { return std::fabs(a) > std::fabs(b); });
+    sort_by_magnitude(std::span(l.coefficients).first(params_.planes));
     return l;
   }
 
