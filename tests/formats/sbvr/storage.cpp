@@ -166,6 +166,11 @@ TEST_CASE("sbvr: stated results") {
       CHECK(zeros[64 + c] == 0.0F);
       CHECK(!std::signbit(zeros[64 + c]));
     }
+    // One plane of 0 and 1 with a ratio of the tensor reaches values of one sign only.
+    if (p.planes == 1 && p.basis == sbvr_basis::zero_one && !p.has_offset() &&
+        p.coefficients == sbvr_coefficients::shared_ratios) {
+      continue;
+    }
     // A constant that fp16 holds is exact with an offset, or with a coefficient for it alone.
     const bool exact = p.has_offset() || p.coefficients != sbvr_coefficients::shared_ratios;
     const auto constant =

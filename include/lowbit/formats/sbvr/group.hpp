@@ -66,6 +66,13 @@ class group_values {
   }
 
   [[nodiscard]] index_t size() const noexcept { return size_; }
+  /// h and h x of the value that `i` others come before.
+  [[nodiscard]] double weight(index_t i) const noexcept {
+    return weight_below_[i + 1] - weight_below_[i];
+  }
+  [[nodiscard]] double moment(index_t i) const noexcept {
+    return moment_below_[i + 1] - moment_below_[i];
+  }
   /// sum of h x^2
   [[nodiscard]] double energy() const noexcept { return energy_; }
   /// sum of h
