@@ -104,15 +104,15 @@ class group_values {
   void sort(std::span<const double> values, value_range range, std::uint8_t* order) noexcept {
     std::array<std::uint32_t, capacity> keys;  // position * 256 + where from
     std::array<std::uint32_t, capacity> other;
-    std::array<std::array<std::uint16_t, 256>, 2> begin{};
-    const auto low = static_cast<double>(range.low);
-    const auto high = static_cast<double>(range.high);
-    const double steps = high > low ? 65535.0 / (high - low) : 0.0;
+    std::array<std::array<std::uint16_t, buckets>, 2> begin{};
+    low_ = static_cast<double>(range.low);
+    const double width = static_cast<double>(range.high) - low_;
+    steps_ = width > 0.0 ? (positions - 1.0) / width : 0.0;
     for (index_t i = 0; i < size_; ++i) {
-      const auto position = static_cast<std::uint32_t>((values[i] - low) * steps);
-      keys[i] = position << 8U | static_cast<std::uint32_t>(i);
-      ++begin[0][position & 0xffU];
-      ++begin[1][position >> 8U];
+      const auto p = static_cast<std::uint32_t>(position(values[i]));
+      keys[i] = p << 8U | static_cast<std::uint32_t>(i);
+      ++begin[0][p % buckets];
+      ++begin[1][p / buckets];
     }
     for (auto& counts : begin) {
       unsigned sum = 0;
@@ -120,8 +120,9 @@ class group_values {
         sum += std::exchange(count, static_cast<std::uint16_t>(sum));
       }
     }
-    for (index_t i = 0; i < size_; ++i) other[begin[0][keys[i] >> 8U & 0xffU]++] = keys[i];
-    for (index_t i = 0; i < size_; ++i) keys[begin[1][other[i] >> 16U]++] = other[i];
+    bucket_ = begin[1];
+    for (index_t i = 0; i < size_; ++i) other[begin[0][(keys[i] >> 8U) % buckets]++] = keys[i];
+    for (index_t i = 0; i < size_; ++i) keys[begin[1][(other[i] >> 8U) / buckets]++] = other[i];
 
     for (index_t i = 0; i < size_; ++i) {
       const auto from = static_cast<std::uint8_t>(keys[i] & 0xffU);
@@ -134,23 +135,32 @@ class group_values {
       value_[at] = value;
       order[at] = from;
     }
-    std::fill(value_.begin() + static_cast<std::ptrdiff_t>(size_),
-              value_.begin() + static_cast<std::ptrdiff_t>(std::bit_ceil(size_ + 1)),
-              std::numeric_limits<double>::infinity());
+    value_[size_] = std::numeric_limits<double>::infinity();
   }
 
-  /// How many values are <= x: a binary search without branches.
+  /// Where a value lies in the range of all, in steps: 0 to positions - 1. Never falls where
+  /// the value rises.
+  [[nodiscard]] double position(double x) const noexcept { return (x - low_) * steps_; }
+
+  /// How many values are <= x: those in lower buckets, and some of its own.
   [[nodiscard]] index_t count_up_to(double x) const noexcept {
-    index_t count = 0;
-    for (index_t step = std::bit_ceil(size_ + 1) / 2; step > 0; step /= 2) {
-      count += step * static_cast<index_t>(value_[count + step - 1] <= x);
-    }
+    const double p = position(x);
+    if (!(p >= 0.0)) return 0;
+    if (p >= positions) return size_;
+    index_t count = bucket_[static_cast<std::uint32_t>(p) / buckets];
+    while (value_[count] <= x) ++count;  // an infinity is the last
     return count;
   }
 
+  static constexpr std::uint32_t buckets = 128;
+  static constexpr double positions = 128.0 * 128.0;
+
   index_t size_;
   double energy_ = 0.0;
-  std::array<double, 2 * capacity> value_;         ///< ascending, then infinity
+  double low_ = 0.0;                               ///< the least value
+  double steps_ = 0.0;                             ///< per unit; 0 if all values are the same
+  std::array<std::uint16_t, buckets> bucket_;      ///< how many values lie in lower buckets
+  std::array<double, capacity + 1> value_;         ///< ascending, then infinity
   std::array<double, capacity + 1> weight_below_;  ///< sums of the first i values
   std::array<double, capacity + 1> moment_below_;
 };
