@@ -75,24 +75,23 @@ void add(const Q& q, index_t n) {
 }
 
 void add_sbvr() {
-  using formats::sbvr_quantizer;
   using enum formats::sbvr_coefficients;
-  const auto add_unless_default = [](const sbvr_quantizer& q, index_t n) {
-    if (describe_options(q) != describe_options(sbvr_quantizer{})) add(q, n);
+  const auto add_params = [](const formats::sbvr::params& params, index_t n,
+                             formats::sbvr_method method = formats::sbvr_method::alternating) {
+    const formats::sbvr_quantizer q{.params = params, .fit = {.method = method}};
+    if (describe_options(q) != describe_options(formats::sbvr_quantizer{})) add(q, n);
   };
   for (const unsigned planes : {1U, 2U, 3U, 4U}) {
     for (const unsigned scale_bits : {0U, 8U}) {
-      add_unless_default({.params = {.planes = planes, .scale_bits = scale_bits}}, 4096);
+      add_params({.planes = planes, .scale_bits = scale_bits}, 4096);
     }
-    add({.params = {.planes = planes, .group_size = 32, .scale_bits = 4}}, 1024);
-    add({.params = {.planes = planes, .coefficients = per_group}}, 1024);
-    add({.params = {.planes = planes, .offset = formats::sbvr_offset::per_group}}, 1024);
-    add({.params = {.planes = planes}, .fit = {.method = formats::sbvr_method::learned_ratios}},
-        1024);
-    add({.params = {.planes = planes,
-                    .basis = formats::sbvr_basis::zero_one,
-                    .coefficients = table}},
-        1024);
+    add_params({.planes = planes, .group_size = 64, .scale_bits = 4}, 4096);
+    add_params({.planes = planes, .group_size = 32, .scale_bits = 3}, 1024);
+    add_params({.planes = planes, .coefficients = per_group}, 1024);
+    add_params({.planes = planes, .offset = formats::sbvr_offset::per_group}, 1024);
+    add_params({.planes = planes}, 1024, formats::sbvr_method::learned_ratios);
+    add_params({.planes = planes, .basis = formats::sbvr_basis::zero_one, .coefficients = table},
+               1024);
   }
 }
 
