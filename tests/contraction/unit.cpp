@@ -36,8 +36,10 @@ aligned_buffer<float> weights(std::uint64_t seed) {
   return w;
 }
 
-outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
-            std::span<const float> importance) {
+/// Everything that a quantizer makes of the weights, with activations as `how` says, as bytes.
+template <quantizer Q>
+std::vector<std::uint8_t> run(std::uint64_t seed, const Q& q, std::span<const float> importance,
+                              const ops::activation_quantization& how) {
   const auto w = weights(seed);
   const matrix_view<const float> view(w.data(), shape.rows, shape.cols);
   const auto t = q.quantize(view, {.importance = importance});
@@ -54,13 +56,18 @@ outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
 
   // The first rows serve as activations, too.
   aligned_buffer<float> y(tokens * shape.rows);
+  ops::matmul(view.middle_rows({0, tokens}), t, {y.data(), tokens, shape.rows}, {},
+              {.path = ops::matmul_path::bit_serial, .activations = how});
+  all.add(std::as_bytes(y.span()));
+  return std::move(all.bytes);
+}
+
+outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
+            std::span<const float> importance) {
   const symmetry kind =
       q.params.kind == symmetry::asymmetric ? symmetry::asymmetric : symmetry::symmetric;
-  ops::matmul(view.middle_rows({0, tokens}), t, {y.data(), tokens, shape.rows}, {},
-              {.path = ops::matmul_path::bit_serial,
-               .activations = ops::activation_quantization{
-                   .bits = q.params.bits, .kind = kind, .per_group = seed % 2 == 0}});
-  all.add(std::as_bytes(y.span()));
+  auto bytes =
+      run(seed, q, importance, {.bits = q.params.bits, .kind = kind, .per_group = seed % 2 == 0});
 
   const auto number = [](auto n) { return std::to_string(n); };
   return {number(q.params.bits) + " bits, " +
@@ -70,7 +77,47 @@ outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
               ", " +
               std::string(enum_names<formats::range_method>[static_cast<index_t>(q.fit.method)]) +
               (importance.empty() ? "" : ", importance") + ", seed " + number(seed),
-          std::move(all.bytes)};
+          std::move(bytes)};
+}
+
+outcome run(std::uint64_t seed, const formats::sbvr_quantizer& q,
+            std::span<const float> importance) {
+  return {"sbvr, " + std::to_string(q.params.planes) + " planes, seed " + std::to_string(seed) +
+              (importance.empty() ? "" : ", importance"),
+          run(seed, q, importance, {.bits = 6, .per_group = seed % 2 == 0})};
+}
+
+/// Every basis, offset, kind of coefficients and method, once or twice.
+void run_sbvr(std::span<const float> importance, std::vector<outcome>& results) {
+  using namespace formats;
+  for (unsigned planes = 1; planes <= 8; ++planes) {
+    for (const auto basis : {sbvr_basis::sign, sbvr_basis::zero_one}) {
+      for (const auto offset : {sbvr_offset::none, sbvr_offset::per_group}) {
+        for (const auto coefficients : {sbvr_coefficients::per_group, sbvr_coefficients::table,
+                                        sbvr_coefficients::shared_ratios}) {
+          for (const auto method :
+               {sbvr_method::alternating, sbvr_method::learned_ratios, sbvr_method::grid_search}) {
+            sbvr_quantizer q;
+            q.params = {.planes = planes,
+                        .basis = basis,
+                        .coefficients = coefficients,
+                        .group_size = 64,
+                        .offset = offset,
+                        .scale_type = planes % 2 == 0 ? scale_type::fp16 : scale_type::fp32,
+                        .scale_bits = planes > 4 ? 5U : 0U};
+            q.fit = {.method = method,
+                     .rounds = 3,
+                     .search_ratios = 4,
+                     .search_biases = 3,
+                     .search_scales = 3,
+                     .warmup_lines = 4};
+            results.push_back(run(planes, q, {}));
+            results.push_back(run(planes, q, importance));
+          }
+        }
+      }
+    }
+  }
 }
 
 /// What the transforms of inputs make of weights, inputs and a Hessian.
@@ -175,6 +222,7 @@ std::vector<outcome> UNIT() {
       formats::uniform_quantizer{.params = {.bits = 2, .kind = symmetry::asymmetric}}, "recipe"));
   results.push_back(run_recipe(formats::sbvr_quantizer{.params = {.planes = 2, .group_size = 32}},
                                "sbvr recipe"));
+  run_sbvr(importance.span(), results);
   for (unsigned bits = 1; bits <= 8; ++bits) {
     for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
       for (const auto type : {scale_type::fp32, scale_type::fp16}) {
