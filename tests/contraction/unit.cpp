@@ -226,8 +226,9 @@ std::vector<outcome> UNIT() {
   for (unsigned bits = 1; bits <= 8; ++bits) {
     for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
       for (const auto type : {scale_type::fp32, scale_type::fp16}) {
-        for (const auto method : {formats::range_method::min_max, formats::range_method::percentile,
-                                  formats::range_method::least_mse}) {
+        for (const auto method :
+             {formats::range_method::min_max, formats::range_method::percentile,
+              formats::range_method::least_mse, formats::range_method::half_quadratic}) {
           for (const std::uint32_t group_size : {8U, 64U, 150U}) {
             formats::uniform_quantizer q;
             q.params = {.bits = bits, .kind = kind, .group_size = group_size, .scale_type = type};

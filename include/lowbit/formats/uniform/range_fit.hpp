@@ -3,6 +3,9 @@
 //
 //   min_max     the grid spans the least and the greatest value
 //   percentile  the grid spans the central `percentile` % of the values, the rest is clipped
+//   half_quadratic
+//               HQQ (Badri and Shaji, 2023): the scale of min_max, and the zero point (or offset)
+//               for which the errors, but for a few large ones, are least
 //   least_mse   search for the least sum of h (x - x̂)²: shrink the range of the values with h > 0
 //               step by step (towards zero; offset grids, which need not span zero, towards the
 //               mean), then alternate {nearest codes, least-squares levels} from the best of them
@@ -27,11 +30,11 @@
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 
 namespace formats {
-enum class range_method : std::uint8_t { min_max, percentile, least_mse };
+enum class range_method : std::uint8_t { min_max, percentile, least_mse, half_quadratic };
 }
 template <>
-inline constexpr std::string_view enum_names<formats::range_method>[] = {"min_max", "percentile",
-                                                                         "least_mse"};
+inline constexpr std::string_view enum_names<formats::range_method>[] = {
+    "min_max", "percentile", "least_mse", "half_quadratic"};
 namespace formats {
 
 struct range_fit {
@@ -50,6 +53,7 @@ struct range_fit {
       case range_method::min_max: break;
       case range_method::percentile: return span_range(grid, type, percentile_range(grid, x));
       case range_method::least_mse: return search(grid, type, x, h);
+      case range_method::half_quadratic: return half_quadratic(grid, type, x);
     }
     return span_range(grid, type, find_range(x));
   }
@@ -198,6 +202,70 @@ struct range_fit {
       levels.scale = static_cast<float>(sxu / suu);
     }
     return levels.scale > 0.0F ? levels : old;
+  }
+
+  /// Mean |x - x̂| with the nearest codes, which it leaves in `codes`.
+  [[nodiscard]] static double mean_deviation(const affine_grid& grid, const affine_levels& levels,
+                                             std::span<const float> x, code_buffer& codes) {
+    encode(grid, levels, x, codes.data());
+    std::array<float, 256> values;
+    for (unsigned u = 0; u < 1U << grid.bits; ++u) values[u] = decode(grid, levels, u);
+    double sum = 0.0;
+    for (index_t i = 0; i < x.size(); ++i) {
+      sum += std::fabs(static_cast<double>(x[i]) - static_cast<double>(values[codes[i]]));
+    }
+    return sum / static_cast<double>(x.size());
+  }
+
+  /// Half-quadratic splitting: errors e are split in a sparse part e' = shrink(e) and the rest, and
+  /// the offset is the mean of what is left, o = mean(x - e' - scale u), in turn:
+  ///   shrink(e) = sign(e) max(|e| - |e|^(p-1) / beta, 0),  beta = 10, growing by a hundredth a
+  /// round, for at most 20 rounds or until the mean |x - x̂| stops falling. Errors are measured in
+  /// steps, so that the result does not depend on the unit of the weights (the authors' does), and
+  /// p = 3/4 (theirs: 0.7), a root that every machine rounds alike. Symmetric grids have nothing to
+  /// choose. Importance is ignored.
+  [[nodiscard]] static affine_levels half_quadratic(const affine_grid& grid, scale_type type,
+                                                    std::span<const float> x) {
+    affine_levels best = span_range(grid, type, find_range(x));
+    const float scale = best.scale;
+    if (grid.kind == symmetry::symmetric || scale == 0.0F || !std::isfinite(scale) ||
+        !std::isfinite(best.offset)) {
+      return best;
+    }
+    code_buffer codes(x.size());
+    double least = mean_deviation(grid, best, x, codes);
+    const auto step = static_cast<double>(scale);
+    double beta = 10.0;
+    for (int round = 0; round < 20; ++round, beta *= 1.01) {
+      // mean_deviation left the codes of `best`.
+      const double offset = static_cast<double>(decode(grid, best, 0));
+      double sum = 0.0;
+      for (index_t i = 0; i < x.size(); ++i) {
+        const double level = step * static_cast<double>(codes[i]);  // exact
+        const double rest = static_cast<double>(x[i]) - level;
+        const double e = (rest - offset) / step;
+        const double magnitude = std::fabs(e);
+        const double sparse =
+            magnitude > 0.0 ? magnitude - 1.0 / (beta * std::sqrt(std::sqrt(magnitude))) : 0.0;
+        const double kept = std::fma(-step, std::copysign(std::max(sparse, 0.0), e), rest);
+        sum += kept;
+      }
+      const double mean = sum / static_cast<double>(x.size());
+      affine_levels next = best;
+      if (grid.kind == symmetry::offset) {
+        next.offset = layout::round_to(type, static_cast<float>(mean));
+      } else {
+        const auto position = static_cast<float>(-mean / step);
+        const auto top = static_cast<float>(grid.steps());
+        next.zero_point = static_cast<int>(round_even(std::clamp(position, 0.0F, top)));
+      }
+      if (!std::isfinite(next.offset)) break;
+      const double deviation = mean_deviation(grid, next, x, codes);
+      if (!(deviation < least)) break;
+      best = next;
+      least = deviation;
+    }
+    return best;
   }
 
   [[nodiscard]] static affine_levels search(const affine_grid& grid, scale_type type,
