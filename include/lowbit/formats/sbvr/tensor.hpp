@@ -179,7 +179,9 @@ class sbvr_tensor {
   [[nodiscard]] index_t group_size() const noexcept {
     return std::min<index_t>(params().group_size, shape_.cols);
   }
-  /// zero_one: the coefficients c_i, and the offset. sign: 2 c_i, and offset - sum of c_i.
+  /// zero_one: the coefficients c_i, and the offset. sign: 2 c_i, and level(0), in which offset and
+  /// coefficients may cancel: the coefficients of shared_ratios, which are rounded, do not do for
+  /// it.
   float plane_coefficients(index_t row, index_t group, std::span<float> out) const noexcept {
     const sbvr_levels l = codebook_.resolved(levels_of(row, group));
     auto offset = static_cast<double>(l.offset);
@@ -189,6 +191,11 @@ class sbvr_tensor {
         offset -= static_cast<double>(l.coefficients[i]);
         out[i] = 2.0F * l.coefficients[i];
       }
+    }
+    if (params().basis == sbvr_basis::sign &&
+        params().coefficients == sbvr_coefficients::shared_ratios) {
+      offset = static_cast<double>(l.scale) * static_cast<double>(codebook_.ratio_levels()[0]) +
+               static_cast<double>(l.offset);
     }
     return static_cast<float>(offset);
   }
