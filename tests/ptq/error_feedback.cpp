@@ -5,6 +5,7 @@
 #include "catch.hpp"
 #include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
+#include "lowbit/ptq/refine.hpp"
 #include "ops/executors.hpp"
 #include "problems.hpp"
 
@@ -393,6 +394,37 @@ TEST_CASE("feedback gives the same bytes on every tier, at any number of workers
   check(uniform_of(3, symmetry::asymmetric, 48), {});
   check(uniform_of(3, symmetry::offset, 48), order);
   check(sbvr_of(2, 128), {});
+}
+
+TEST_CASE("feedback and refinement do not see the units of weights and inputs") {
+  // Powers of two are exact all the way, square roots of powers of four, too: the same codes.
+  const problem p = make_problem({5, 140}, 66);
+  for (const symmetry kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
+    uniform_quantizer q = uniform_of(3, kind, 48);
+    q.params.scale_type = scale_type::fp32;
+    const auto run = [&](int weight_exponent, int hessian_exponent, std::vector<double>& reported) {
+      auto w = p.w;
+      for (float& v : w.values) v = std::ldexp(v, weight_exponent);
+      auto h = test::copy_of(hessian(p));
+      for (double& v : h.values) v = std::ldexp(v, hessian_exponent);
+      const auto codec = q.prepare(w.view(), {});
+      ptq::coding<formats::uniform_codec> state(codec, w.view());
+      ptq::apply_feedback(state, h.view(), {}, {}, best);
+      reported = ptq::refine(state, h.view(), {.rounds = 2}, best);
+      for (double& v : reported) v = std::ldexp(v, -2 * weight_exponent - hessian_exponent);
+      auto values = test::dequantized(state.make_tensor()).values;
+      for (float& v : values) v = std::ldexp(v, -weight_exponent);
+      return values;
+    };
+    std::vector<double> expected_objectives;
+    std::vector<double> objectives;
+    const auto expected = run(0, 0, expected_objectives);
+    for (const auto& [w, h] : {std::pair{40, 0}, {-40, 0}, {0, 100}, {0, -100}, {60, -200}}) {
+      INFO("weights times 2^" << w << ", H times 2^" << h);
+      CHECK(run(w, h, objectives) == expected);
+      CHECK(objectives == expected_objectives);
+    }
+  }
 }
 
 TEST_CASE("feedback of an empty matrix") {
