@@ -2,12 +2,15 @@
 //
 //   quantize/<format>/<name=value,...>/N<n>_K<k>
 //
-// Every format of formats::all with its default options, and the uniform format over bits, symmetry
-// and range method. Weights are a seeded standard normal. Counters: weights_per_second,
-// bits_per_weight (everything stored) and relative_mse, so that speed is never read without
-// quality.
+// Every format of formats::all with its default options, the uniform format over bits, symmetry and
+// range method, and SBVR over planes, scales, bases and ways of storing coefficients. Weights are a
+// seeded standard normal. Counters: weights_per_second, bits_per_weight (everything stored),
+// relative_mse, and db_above_bound: how far that error lies above 4^-bits_per_weight, the least
+// that any code of so many bits can leave of a normal distribution. So speed is never read without
+// quality, nor quality without what it costs.
 #include <benchmark/benchmark.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -63,13 +66,38 @@ void add(const Q& q, index_t n) {
     const auto tensor = q.quantize(weights, {});
     state.counters["weights_per_second"] = benchmark::Counter(
         static_cast<double>(n * n), benchmark::Counter::kIsIterationInvariantRate);
-    state.counters["bits_per_weight"] = bits_per_weight(tensor);
-    state.counters["relative_mse"] = ops::weight_error(weights, tensor).relative_mse();
+    const double bits = bits_per_weight(tensor);
+    const double error = ops::weight_error(weights, tensor).relative_mse();
+    state.counters["bits_per_weight"] = bits;
+    state.counters["relative_mse"] = error;
+    state.counters["db_above_bound"] = 10.0 * std::log10(error * std::exp2(2.0 * bits));
   })->Unit(benchmark::kMillisecond);
+}
+
+void add_sbvr() {
+  using enum formats::sbvr_coefficients;
+  const auto add_params = [](const formats::sbvr::params& params, index_t n,
+                             formats::sbvr_method method = formats::sbvr_method::alternating) {
+    const formats::sbvr_quantizer q{.params = params, .fit = {.method = method}};
+    if (describe_options(q) != describe_options(formats::sbvr_quantizer{})) add(q, n);
+  };
+  for (const unsigned planes : {1U, 2U, 3U, 4U}) {
+    for (const unsigned scale_bits : {0U, 8U}) {
+      add_params({.planes = planes, .scale_bits = scale_bits}, 4096);
+    }
+    add_params({.planes = planes, .group_size = 64, .scale_bits = 4}, 4096);
+    add_params({.planes = planes, .group_size = 32, .scale_bits = 3}, 1024);
+    add_params({.planes = planes, .coefficients = per_group}, 1024);
+    add_params({.planes = planes, .offset = formats::sbvr_offset::per_group}, 1024);
+    add_params({.planes = planes}, 1024, formats::sbvr_method::learned_ratios);
+    add_params({.planes = planes, .basis = formats::sbvr_basis::zero_one, .coefficients = table},
+               1024);
+  }
 }
 
 void add_all() {
   formats::all::for_each([]<class Q>(std::type_identity<Q>) { add(Q{}, 4096); });
+  add_sbvr();
   using formats::range_method;
   for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
     for (const unsigned bits : {1U, 2U, 3U, 4U, 8U}) {

@@ -4,23 +4,27 @@
 // nlohmann-json and xxHash; conformance checks for your own formats are in lowbit/testing/.
 #pragma once
 
-#include "lowbit/config.hpp"                    // IWYU pragma: export
-#include "lowbit/core/quantizer.hpp"            // IWYU pragma: export
-#include "lowbit/core/random.hpp"               // IWYU pragma: export
-#include "lowbit/cpu/caches.hpp"                // IWYU pragma: export
-#include "lowbit/cpu/features.hpp"              // IWYU pragma: export
-#include "lowbit/formats/all.hpp"               // IWYU pragma: export
-#include "lowbit/inputs/permuted.hpp"           // IWYU pragma: export
-#include "lowbit/inputs/rotated.hpp"            // IWYU pragma: export
-#include "lowbit/inputs/scaled.hpp"             // IWYU pragma: export
-#include "lowbit/kernels/bit_gemm/driver.hpp"   // IWYU pragma: export
-#include "lowbit/kernels/code_gemm/driver.hpp"  // IWYU pragma: export
-#include "lowbit/ops/dequantize.hpp"            // IWYU pragma: export
-#include "lowbit/ops/evaluate.hpp"              // IWYU pragma: export
-#include "lowbit/ops/matmul.hpp"                // IWYU pragma: export
-#include "lowbit/ops/pack.hpp"                  // IWYU pragma: export
-#include "lowbit/ops/transform_inputs.hpp"      // IWYU pragma: export
-#include "lowbit/version.hpp"                   // IWYU pragma: export
+#include "lowbit/calibration/second_moments.hpp"  // IWYU pragma: export
+#include "lowbit/config.hpp"                      // IWYU pragma: export
+#include "lowbit/core/quantizer.hpp"              // IWYU pragma: export
+#include "lowbit/core/random.hpp"                 // IWYU pragma: export
+#include "lowbit/cpu/caches.hpp"                  // IWYU pragma: export
+#include "lowbit/cpu/features.hpp"                // IWYU pragma: export
+#include "lowbit/formats/all.hpp"                 // IWYU pragma: export
+#include "lowbit/inputs/permuted.hpp"             // IWYU pragma: export
+#include "lowbit/inputs/rotated.hpp"              // IWYU pragma: export
+#include "lowbit/inputs/scaled.hpp"               // IWYU pragma: export
+#include "lowbit/kernels/bit_gemm/driver.hpp"     // IWYU pragma: export
+#include "lowbit/kernels/code_gemm/driver.hpp"    // IWYU pragma: export
+#include "lowbit/kernels/dense/driver.hpp"        // IWYU pragma: export
+#include "lowbit/linalg/cholesky.hpp"             // IWYU pragma: export
+#include "lowbit/ops/dequantize.hpp"              // IWYU pragma: export
+#include "lowbit/ops/evaluate.hpp"                // IWYU pragma: export
+#include "lowbit/ops/matmul.hpp"                  // IWYU pragma: export
+#include "lowbit/ops/pack.hpp"                    // IWYU pragma: export
+#include "lowbit/ops/transform_inputs.hpp"        // IWYU pragma: export
+#include "lowbit/ptq/recipe.hpp"                  // IWYU pragma: export
+#include "lowbit/version.hpp"                     // IWYU pragma: export
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 using kernels::context;

@@ -36,8 +36,10 @@ aligned_buffer<float> weights(std::uint64_t seed) {
   return w;
 }
 
-outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
-            std::span<const float> importance) {
+/// Everything that a quantizer makes of the weights, with activations as `how` says, as bytes.
+template <quantizer Q>
+std::vector<std::uint8_t> run(std::uint64_t seed, const Q& q, std::span<const float> importance,
+                              const ops::activation_quantization& how) {
   const auto w = weights(seed);
   const matrix_view<const float> view(w.data(), shape.rows, shape.cols);
   const auto t = q.quantize(view, {.importance = importance});
@@ -54,13 +56,18 @@ outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
 
   // The first rows serve as activations, too.
   aligned_buffer<float> y(tokens * shape.rows);
+  ops::matmul(view.middle_rows({0, tokens}), t, {y.data(), tokens, shape.rows}, {},
+              {.path = ops::matmul_path::bit_serial, .activations = how});
+  all.add(std::as_bytes(y.span()));
+  return std::move(all.bytes);
+}
+
+outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
+            std::span<const float> importance) {
   const symmetry kind =
       q.params.kind == symmetry::asymmetric ? symmetry::asymmetric : symmetry::symmetric;
-  ops::matmul(view.middle_rows({0, tokens}), t, {y.data(), tokens, shape.rows}, {},
-              {.path = ops::matmul_path::bit_serial,
-               .activations = ops::activation_quantization{
-                   .bits = q.params.bits, .kind = kind, .per_group = seed % 2 == 0}});
-  all.add(std::as_bytes(y.span()));
+  auto bytes =
+      run(seed, q, importance, {.bits = q.params.bits, .kind = kind, .per_group = seed % 2 == 0});
 
   const auto number = [](auto n) { return std::to_string(n); };
   return {number(q.params.bits) + " bits, " +
@@ -70,7 +77,47 @@ outcome run(std::uint64_t seed, const formats::uniform_quantizer& q,
               ", " +
               std::string(enum_names<formats::range_method>[static_cast<index_t>(q.fit.method)]) +
               (importance.empty() ? "" : ", importance") + ", seed " + number(seed),
-          std::move(all.bytes)};
+          std::move(bytes)};
+}
+
+outcome run(std::uint64_t seed, const formats::sbvr_quantizer& q,
+            std::span<const float> importance) {
+  return {"sbvr, " + std::to_string(q.params.planes) + " planes, seed " + std::to_string(seed) +
+              (importance.empty() ? "" : ", importance"),
+          run(seed, q, importance, {.bits = 6, .per_group = seed % 2 == 0})};
+}
+
+/// Every basis, offset, kind of coefficients and method, once or twice.
+void run_sbvr(std::span<const float> importance, std::vector<outcome>& results) {
+  using namespace formats;
+  for (unsigned planes = 1; planes <= 8; ++planes) {
+    for (const auto basis : {sbvr_basis::sign, sbvr_basis::zero_one}) {
+      for (const auto offset : {sbvr_offset::none, sbvr_offset::per_group}) {
+        for (const auto coefficients : {sbvr_coefficients::per_group, sbvr_coefficients::table,
+                                        sbvr_coefficients::shared_ratios}) {
+          for (const auto method :
+               {sbvr_method::alternating, sbvr_method::learned_ratios, sbvr_method::grid_search}) {
+            sbvr_quantizer q;
+            q.params = {.planes = planes,
+                        .basis = basis,
+                        .coefficients = coefficients,
+                        .group_size = 64,
+                        .offset = offset,
+                        .scale_type = planes % 2 == 0 ? scale_type::fp16 : scale_type::fp32,
+                        .scale_bits = planes > 4 ? 5U : 0U};
+            q.fit = {.method = method,
+                     .rounds = 3,
+                     .search_ratios = 4,
+                     .search_biases = 3,
+                     .search_scales = 3,
+                     .warmup_lines = 4};
+            results.push_back(run(planes, q, {}));
+            results.push_back(run(planes, q, importance));
+          }
+        }
+      }
+    }
+  }
 }
 
 /// What the transforms of inputs make of weights, inputs and a Hessian.
@@ -97,17 +144,85 @@ outcome run(const T& t, const char* name) {
   return {name, std::move(all.bytes)};
 }
 
+/// A whole recipe: calibration, scales, rotation, order, feedback, refinement; `q` has groups.
+template <class Q>
+outcome run_recipe(const Q& q, const char* name) {
+  constexpr index_t cols = 96;
+  const auto w = weights(8);
+  const auto x = weights(9);
+  const auto view = [](const aligned_buffer<float>& values) {
+    return matrix_view<const float>(values.data(), shape.rows, shape.cols).middle_cols(0, cols);
+  };
+  const kernels::context ctx{.allowed = cpu::none};
+  observers::moment_accumulator inputs(cols);
+  for (int i = 0; i < 12; ++i) inputs.add(view(x), ctx);
+  const auto moments = inputs.finish();
+  collector all;
+  all.add(std::as_bytes(std::span(&moments.shrinkage, 1)));
+  ptq::quantize_by_recipe({.feedback = ptq::feedback_method::gptq,
+                           .refine = 2,
+                           .rotate = ptq::rotation::input,
+                           .scale = ptq::column_scales::awq},
+                          q, view(w), {.moments = &moments}, ctx,
+                          [&](const auto& tensor, const ptq::outcome& outcome) {
+                            tensor.for_each_buffer(all);
+                            all.add(std::as_bytes(std::span(outcome.objectives)));
+                          });
+  return {name, std::move(all.bytes)};
+}
+
+/// What error feedback computes: a weighted Hessian, factors of it and solutions, by the variant
+/// that needs nothing, so that std::fma is what is compiled.
+outcome factors() {
+  constexpr index_t k = 70;
+  constexpr index_t rows = 90;
+  aligned_buffer<float> x(rows * k);
+  aligned_buffer<float> importance(rows);
+  for (index_t i = 0; i < x.size(); ++i) x[i] = random_normal(5, i);
+  for (index_t i = 0; i < rows; ++i) importance[i] = random_uniform(6, i);
+  const kernels::context ctx{.allowed = cpu::none};
+  aligned_buffer<double> h(k * k);
+  aligned_buffer<double> u(k * k);
+  aligned_buffer<double> b(3 * k);
+  const matrix_view<double> h_view(h.data(), k, k);
+  for (index_t i = 0; i < k; ++i) h_view(i, i) = 1.0;
+  for (index_t i = 0; i < b.size(); ++i) b[i] = static_cast<double>(random_normal(7, i));
+  kernels::add_gram(h_view, {x.data(), rows, k}, importance.span(), ctx);
+  const bool has_inverse = linalg::inverse_upper_factor(h_view, {u.data(), k, k}, ctx);
+  collector all;
+  all.add(std::as_bytes(h.span()));
+  all.add(std::as_bytes(u.span()));
+  const bool is_definite = linalg::cholesky(h_view, ctx);
+  linalg::solve_cholesky(h_view, {b.data(), 3, k}, ctx);
+  all.add(std::as_bytes(h.span()));
+  all.add(std::as_bytes(b.span()));
+  // Its leading 8 x 8 block, A A^T for a lower A: positive definite.
+  aligned_buffer<double> small(8 * 8);
+  kernels::add_outer_gram({small.data(), 8, 8}, kernels::dense_sign::add,
+                          matrix_view<const double>(h.data(), 8, 8, k), ctx);
+  const bool is_solved = linalg::solve_spd_small(small.span(), b.span().first(8));
+  all.add(std::as_bytes(small.span()));
+  all.add(std::as_bytes(b.span()));
+  const bool ok = has_inverse && is_definite && is_solved;
+  return {ok ? "factors" : "factors: not positive definite", std::move(all.bytes)};
+}
+
 }  // namespace
 
 std::vector<outcome> UNIT() {
   aligned_buffer<float> importance(shape.cols);
   for (index_t c = 0; c < shape.cols; ++c) importance[c] = random_uniform(9, c);
 
-  std::vector<outcome> results;
+  std::vector<outcome> results{factors()};
   results.push_back(run(inputs::hadamard_rotation(128, {.seed = 5}), "rotation"));
   aligned_buffer<float> scales(128);
   for (index_t k = 0; k < scales.size(); ++k) scales[k] = random_uniform(6, k) + 0.1F;
   results.push_back(run(inputs::column_scaling({}, scales.span()), "scaling"));
+  results.push_back(run_recipe(
+      formats::uniform_quantizer{.params = {.bits = 2, .kind = symmetry::asymmetric}}, "recipe"));
+  results.push_back(run_recipe(formats::sbvr_quantizer{.params = {.planes = 2, .group_size = 32}},
+                               "sbvr recipe"));
+  run_sbvr(importance.span(), results);
   for (unsigned bits = 1; bits <= 8; ++bits) {
     for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
       for (const auto type : {scale_type::fp32, scale_type::fp16}) {

@@ -37,8 +37,8 @@ TEST_CASE("a checkpoint holds decorated tensors") {
   CHECK(entry->version == 2);  // toy's
   CHECK(entry->bits == tensor.storage_bits());
   CHECK(entry->params_json ==
-        R"({"rotation_block":8,"rotation_seed":4294967295,"column_scale_type":"fp16",)"
-        R"("bits":8,"gain":1.0,"rounding":"nearest"})");
+        R"({"bits":8,"column_scale_type":"fp16","gain":1.0,"rotation_block":8,)"
+        R"("rotation_seed":4294967295,"rounding":"nearest"})");
   const std::vector<std::string> names{"layer.column_order", "layer.column_scales", "layer.codes",
                                        "layer.scales"};
   REQUIRE(entry->buffers.size() == names.size());

@@ -60,11 +60,12 @@ std::vector<float> multiply(matrix_view<const float> in, const T& w, const kerne
 }
 
 /// |y - W x| <= rounding + quantization, with W by dequantize(), sums in double, u = 2^-24:
-///  * T and T^T round at most 64 times in a row, as testing/format.hpp counts it, and the product
-///    B (T x) sums K terms, or fewer with the planes and groups of a path, each with at most 16
-///    roundings of its own: (K + 80) u (|w| |x| + 2 |b| |T x|). A uniform weight is a level minus
-///    a zero; here levels are symmetric, so planes sum to 16 steps of a weight below 8: at most
-///    twice the largest weight, and |b| counts with that instead of its own values.
+///  * T and T^T round at most 64 times in a row, as testing/format.hpp counts it, and B (T x) sums
+///  K
+///    terms, or fewer with the planes and groups of a path, each with at most 16 roundings of its
+///    own: (K + 80) u (|w| |x| + |b| |T x|). A term may be larger than its weight: the magnitudes
+///    of 4 planes and their offset sum to 15 + 8 steps, and the largest weight of a group is 7
+///    steps at least; so each |b_k| counts as 4 times the largest of its group.
 ///  * int8 and bit_serial round T x to steps of its largest value in a group over 127: each of K
 ///    activations is off by at most half a step (and 2^-12 of it): |sum| <= sum_k |b_k| 0.5001
 ///    step.
@@ -112,11 +113,11 @@ void check_near(const T& w) {
             largest_x = std::max(largest_x, tk);
           }
           quantization += sum_b * 0.5001 * largest_x / 127.0;
-          b2 += static_cast<double>(end - begin) * 4.0 * largest_b * largest_b;
+          b2 += static_cast<double>(end - begin) * 16.0 * largest_b * largest_b;
         }
         if (options.path == matmul_path::dequantize) quantization = 0.0;
-        const double rounding = static_cast<double>(cols + 80) * 0x1p-24 *
-                                (std::sqrt(w2 * x2) + 2.0 * std::sqrt(b2 * t2));
+        const double rounding =
+            static_cast<double>(cols + 80) * 0x1p-24 * (std::sqrt(w2 * x2) + std::sqrt(b2 * t2));
         const double value = static_cast<double>(y[t * rows + n]);
         CAPTURE(static_cast<int>(options.path), t, n, value, exact, quantization, rounding);
         CHECK(std::fabs(value - exact) <= rounding + quantization);

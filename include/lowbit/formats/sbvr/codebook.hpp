@@ -142,6 +142,21 @@ class sbvr_codebook {
                whole.offset, out);
   }
 
+  /// level(0).
+  [[nodiscard]] float first_value(const sbvr_levels& l) const noexcept {
+    if (params_.coefficients == sbvr_coefficients::shared_ratios) {
+      return static_cast<float>(static_cast<double>(l.scale) *
+                                    static_cast<double>(ratio_levels_[0]) +
+                                static_cast<double>(l.offset));
+    }
+    const sbvr_levels whole = resolved(l);
+    auto sum = static_cast<double>(whole.offset);
+    for (index_t i = 0; i < params_.planes && params_.basis == sbvr_basis::sign; ++i) {
+      sum -= static_cast<double>(whole.coefficients[i]);
+    }
+    return static_cast<float>(sum);
+  }
+
   /// Whether everything that is computed of a group stays finite: |offset| and the magnitudes of
   /// the coefficients add up to 2^127 at most, half of what a float holds. False for NaN and Inf.
   [[nodiscard]] bool is_bounded(const sbvr_levels& l) const noexcept {

@@ -3,12 +3,12 @@
 // From several starts: nearest of all 2^planes levels, least squares for the coefficients, and so
 // on until the error stops falling. Each candidate is judged as it will be stored, and the best of
 // all is the result. Never greedy, plane by plane: from 3 planes on that ends far from the optimum.
+// A few values are served optimally, by enumeration.
 #pragma once
 
 #include <array>
 #include <cmath>
 
-#include "lowbit/core/random.hpp"
 #include "lowbit/formats/sbvr/group.hpp"
 #include "lowbit/formats/sbvr/least_squares.hpp"
 #include "lowbit/formats/sbvr/ratios.hpp"
@@ -55,23 +55,12 @@ class coefficient_fit {
         if (one_sided) try_start(ratios, -factor * spread);
       }
     }
-    if (x.size() <= few_values && params_.planes <= 4) {
-      // A handful of values has many local optima: more starts, of any shape.
-      for (unsigned i = 0; i < random_starts; ++i) {
-        coefficient_set ratios{};
-        for (unsigned p = 0; p < params_.planes; ++p) {
-          const float u = random_uniform(i, p);
-          ratios[p] = one_sided ? 4.0F * u - 2.0F : 2.0F * u;
-        }
-        try_start(ratios, spread);
-      }
-    }
+    try_all_assignments(x, best);
     return best;
   }
 
  private:
-  static constexpr index_t few_values = 8;
-  static constexpr unsigned random_starts = 200;
+  static constexpr double most_assignments = 16384.0;
 
   /// Levels in increasing order, with the code of each: only the upper half if they are symmetric.
   struct sorted_levels {
@@ -106,9 +95,57 @@ class coefficient_fit {
       const float value = stored(c[i]);
       l.coefficients[i] = params_.basis == sbvr_basis::sign ? std::fabs(value) : value;
     }
-    std::stable_sort(l.coefficients.begin(), l.coefficients.begin() + params_.planes,
-                     [](float a, float b) { return std::fabs(a) > std::fabs(b); });
+    sort_by_magnitude(std::span(l.coefficients).first(params_.planes));
     return l;
+  }
+
+  /// A handful of values has many local optima, but few assignments that can be optimal: codes
+  /// whose levels do not fall where the values rise. With up to 3 planes the order of the levels is
+  /// that of one of a few prototypes, so the optimum can be enumerated. Does nothing where that
+  /// would take too long.
+  void try_all_assignments(const group_values& x, result& best) const noexcept {
+    const index_t n = x.size();
+    const index_t planes = params_.planes;
+    if (planes > 3 || n == 0 || n > 16) return;
+    const index_t levels = (index_t{1} << planes) / (symmetric_ ? 2 : 1);
+    const bool one_sided = params_.basis == sbvr_basis::zero_one && !params_.has_offset();
+    const index_t sign_sets = one_sided ? index_t{1} << planes : 1;
+    const index_t shapes = planes == 3 ? 2 : 1;  // the largest may exceed the sum of the others
+    double count = static_cast<double>(sign_sets * shapes);
+    for (index_t i = 1; i < levels; ++i)
+      count *= static_cast<double>(n + i) / static_cast<double>(i);
+    if (count > most_assignments) return;
+
+    constexpr std::array<std::array<float, 3>, 2> prototypes{{{4, 2, 1}, {4, 3, 2}}};
+    sorted_levels sorted;
+    level_sums sums;
+    for (index_t shape = 0; shape < shapes; ++shape) {
+      for (index_t signs = 0; signs < sign_sets; ++signs) {
+        auto prototype = prototypes[shape];
+        for (index_t i = 0; i < planes; ++i) {
+          if (((signs >> i) & 1U) != 0) prototype[i] = -prototype[i];
+        }
+        std::array<float, 256> values;
+        std::array<std::uint8_t, 256> order;
+        sum_levels(params_.basis, std::span(prototype).first(planes), 0.0F, values);
+        sort_codes(std::span(values).first(index_t{1} << planes), order.data());
+        const std::uint8_t* const codes = order.data() + (symmetric_ ? levels : 0);
+
+        std::array<index_t, 16> level{};
+        while (true) {
+          least_squares problem(params_, params_.has_offset());
+          for (index_t i = 0; i < n; ++i) problem.add(codes[level[i]], x.weight(i), x.moment(i));
+          const sbvr_levels l = normalised(problem.solve());
+          const double error = evaluate(x, l, sorted, sums);
+          if (error < best.error) best = {l, error};
+          index_t i = n;
+          while (i > 0 && level[i - 1] + 1 == levels) --i;
+          if (i == 0) break;
+          std::fill(level.begin() + static_cast<std::ptrdiff_t>(i - 1), level.end(),
+                    level[i - 1] + 1);
+        }
+      }
+    }
   }
 
   void improve(const group_values& x, sbvr_levels l, unsigned rounds, result& best) const noexcept {

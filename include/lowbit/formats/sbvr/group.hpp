@@ -16,7 +16,9 @@
 #include <limits>
 #include <numeric>
 #include <span>
+#include <utility>
 
+#include "lowbit/core/affine.hpp"
 #include "lowbit/formats/sbvr/codebook.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats::detail {
@@ -27,8 +29,8 @@ struct level_sums {
   std::array<double, 256> moment;  ///< sum of h x
 };
 
-/// The values x of a group with importance h. With `magnitudes`, |x| stands for x: for levels that
-/// are symmetric around 0, of which the upper half then suffices.
+/// The values x of a group with importance h, sorted. With `magnitudes`, |x| stands for x: for
+/// levels that are symmetric around 0, of which the upper half then suffices.
 class group_values {
  public:
   static constexpr index_t capacity = sbvr::max_group_size;
@@ -37,114 +39,130 @@ class group_values {
   /// same weight for all, 0 included, is none.
   group_values(std::span<const float> x, std::span<const float> h, bool magnitudes) noexcept
       : size_(x.size()) {
-    const bool equal = std::all_of(h.begin(), h.end(), [&](float w) { return w == h[0]; });
-    if (equal) h = {};
-    std::array<double, lanes> energy{};
+    if (std::all_of(h.begin(), h.end(), [&](float w) { return w == h[0]; })) h = {};
+    std::array<double, capacity> values;
     for (index_t i = 0; i < size_; ++i) {
-      const auto value = static_cast<double>(magnitudes ? std::fabs(x[i]) : x[i]);
-      const double weight = h.empty() ? 1.0 : static_cast<double>(h[i]);
-      value_[i] = value;
-      weight_[i] = weight;
-      moment_[i] = weight * value;  // exact
+      values[i] = static_cast<double>(magnitudes ? std::fabs(x[i]) : x[i]);
     }
-    const index_t padded = div_up(size_, lanes) * lanes;
-    for (index_t i = size_; i < padded; ++i) value_[i] = weight_[i] = moment_[i] = 0.0;
-    std::array<double, lanes> weights{};
-    std::array<double, lanes> moments{};
-    for (index_t i = 0; i < padded; i += lanes) {
-      for (index_t k = 0; k < lanes; ++k) {
-        weights[k] += weight_[i + k];
-        moments[k] += moment_[i + k];
-        // Without weights the product is exact. With them it is not, hence the fma below.
-        if (h.empty()) energy[k] += value_[i + k] * value_[i + k];
+    std::array<std::uint8_t, capacity> order;
+    const value_range range = find_range(x);
+    const float top = std::max(std::fabs(range.low), std::fabs(range.high));
+    sort({values.data(), size_}, magnitudes ? value_range{0.0F, top} : range, order.data());
+
+    weight_below_[0] = 0.0;
+    moment_below_[0] = 0.0;
+    for (index_t i = 0; i < size_; ++i) {  // all products are exact, or fused
+      if (h.empty()) {
+        weight_below_[i + 1] = static_cast<double>(i + 1);
+        moment_below_[i + 1] = moment_below_[i] + value_[i];
+        energy_ += value_[i] * value_[i];
+      } else {
+        const auto weight = static_cast<double>(h[order[i]]);
+        weight_below_[i + 1] = weight_below_[i] + weight;
+        moment_below_[i + 1] = moment_below_[i] + weight * value_[i];
+        energy_ = std::fma(weight * value_[i], value_[i], energy_);
       }
     }
-    if (!h.empty()) {
-      for (index_t i = 0; i < size_; ++i) {
-        energy[i % lanes] = std::fma(moment_[i], value_[i], energy[i % lanes]);
-      }
-    }
-    energy_ = total(energy);
-    weight_sum_ = total(weights);
-    moment_sum_ = total(moments);
   }
 
   [[nodiscard]] index_t size() const noexcept { return size_; }
+  /// h and h x of the value that `i` others come before.
+  [[nodiscard]] double weight(index_t i) const noexcept {
+    return weight_below_[i + 1] - weight_below_[i];
+  }
+  [[nodiscard]] double moment(index_t i) const noexcept {
+    return moment_below_[i + 1] - moment_below_[i];
+  }
   /// sum of h x^2
   [[nodiscard]] double energy() const noexcept { return energy_; }
   /// sum of h
-  [[nodiscard]] double weight() const noexcept { return weight_sum_; }
+  [[nodiscard]] double weight() const noexcept { return weight_below_[size_]; }
   /// sum of h x
-  [[nodiscard]] double moment() const noexcept { return moment_sum_; }
+  [[nodiscard]] double moment() const noexcept { return moment_below_[size_]; }
   /// The root of the mean square, 0 for no values.
   [[nodiscard]] double rms() const noexcept {
-    return weight_sum_ > 0.0 ? std::sqrt(energy_ / weight_sum_) : 0.0;
+    return weight() > 0.0 ? std::sqrt(energy_ / weight()) : 0.0;
   }
 
-  /// The sums of the values between `midpoints`, which increase; their count is 2^n - 1.
+  /// The sums of the values between `midpoints`, which increase.
   void sum_by_level(std::span<const double> midpoints, level_sums& sums) const noexcept {
-    if (midpoints.size() <= 7) {
-      sum_by_scanning(midpoints, sums);
-    } else {
-      sum_by_searching(midpoints, sums);
+    index_t below = 0;
+    for (index_t l = 0; l < midpoints.size(); ++l) {
+      const index_t next = count_up_to(midpoints[l]);
+      sums.weight[l] = weight_below_[next] - weight_below_[below];
+      sums.moment[l] = moment_below_[next] - moment_below_[below];
+      below = next;
     }
+    sums.weight[midpoints.size()] = weight() - weight_below_[below];
+    sums.moment[midpoints.size()] = moment() - moment_below_[below];
   }
 
  private:
-  static constexpr index_t lanes = 4;  // independent chains, which compilers turn into vectors
-
-  [[nodiscard]] static double total(const std::array<double, lanes>& a) noexcept {
-    return (a[0] + a[2]) + (a[1] + a[3]);
-  }
-
-  /// One pass per midpoint over all values: what lies above it. Differences give the levels.
-  void sum_by_scanning(std::span<const double> midpoints, level_sums& sums) const noexcept {
-    double weight_above = weight_sum_;
-    double moment_above = moment_sum_;
-    for (index_t l = 0; l < midpoints.size(); ++l) {
-      const double midpoint = midpoints[l];
-      std::array<double, lanes> weight{};
-      std::array<double, lanes> moment{};
-      for (index_t i = 0; i < size_; i += lanes) {
-        for (index_t k = 0; k < lanes; ++k) {
-          const bool above = value_[i + k] > midpoint;
-          weight[k] += above ? weight_[i + k] : 0.0;
-          moment[k] += above ? moment_[i + k] : 0.0;
-        }
-      }
-      const double w = total(weight);
-      const double m = total(moment);
-      sums.weight[l] = weight_above - w;
-      sums.moment[l] = moment_above - m;
-      weight_above = w;
-      moment_above = m;
-    }
-    sums.weight[midpoints.size()] = weight_above;
-    sums.moment[midpoints.size()] = moment_above;
-  }
-
-  /// A binary search per value.
-  void sum_by_searching(std::span<const double> midpoints, level_sums& sums) const noexcept {
-    const index_t levels = midpoints.size() + 1;
-    std::fill_n(sums.weight.begin(), levels, 0.0);
-    std::fill_n(sums.moment.begin(), levels, 0.0);
+  /// Fills value_, and `order` with where its values come from. Positions in the range of the
+  /// values, in 2^16 steps, are sorted by radix, without the mispredicted branches of std::sort;
+  /// what then remains for insertions is little, unless a few values are far from all others.
+  void sort(std::span<const double> values, value_range range, std::uint8_t* order) noexcept {
+    std::array<std::uint32_t, capacity> keys;  // position * 256 + where from
+    std::array<std::uint32_t, capacity> other;
+    std::array<std::array<std::uint16_t, buckets>, 2> begin{};
+    low_ = static_cast<double>(range.low);
+    const double width = static_cast<double>(range.high) - low_;
+    steps_ = width > 0.0 ? (positions - 1.0) / width : 0.0;
     for (index_t i = 0; i < size_; ++i) {
-      index_t level = 0;
-      for (index_t step = levels / 2; step > 0; step /= 2) {
-        level += value_[i] > midpoints[level + step - 1] ? step : 0;
-      }
-      sums.weight[level] += weight_[i];
-      sums.moment[level] += moment_[i];
+      const auto p = static_cast<std::uint32_t>(position(values[i]));
+      keys[i] = p << 8U | static_cast<std::uint32_t>(i);
+      ++begin[0][p % buckets];
+      ++begin[1][p / buckets];
     }
+    for (auto& counts : begin) {
+      unsigned sum = 0;
+      for (std::uint16_t& count : counts) {
+        sum += std::exchange(count, static_cast<std::uint16_t>(sum));
+      }
+    }
+    bucket_ = begin[1];
+    for (index_t i = 0; i < size_; ++i) other[begin[0][(keys[i] >> 8U) % buckets]++] = keys[i];
+    for (index_t i = 0; i < size_; ++i) keys[begin[1][(other[i] >> 8U) / buckets]++] = other[i];
+
+    for (index_t i = 0; i < size_; ++i) {
+      const auto from = static_cast<std::uint8_t>(keys[i] & 0xffU);
+      const double value = values[from];
+      index_t at = i;
+      for (; at > 0 && value_[at - 1] > value; --at) {
+        value_[at] = value_[at - 1];
+        order[at] = order[at - 1];
+      }
+      value_[at] = value;
+      order[at] = from;
+    }
+    value_[size_] = std::numeric_limits<double>::infinity();
   }
 
-  alignas(64) std::array<double, capacity> value_;
-  alignas(64) std::array<double, capacity> weight_;
-  alignas(64) std::array<double, capacity> moment_;
+  /// Where a value lies in the range of all, in steps: 0 to positions - 1. Never falls where
+  /// the value rises.
+  [[nodiscard]] double position(double x) const noexcept { return (x - low_) * steps_; }
+
+  /// How many values are <= x: those in lower buckets, and some of its own.
+  [[nodiscard]] index_t count_up_to(double x) const noexcept {
+    const double p = position(x);
+    if (!(p >= 0.0)) return 0;
+    if (p >= positions) return size_;
+    index_t count = bucket_[static_cast<std::uint32_t>(p) / buckets];
+    while (value_[count] <= x) ++count;  // an infinity is the last
+    return count;
+  }
+
+  static constexpr std::uint32_t buckets = 128;
+  static constexpr double positions = 128.0 * 128.0;
+
   index_t size_;
   double energy_ = 0.0;
-  double weight_sum_ = 0.0;
-  double moment_sum_ = 0.0;
+  double low_ = 0.0;                               ///< the least value
+  double steps_ = 0.0;                             ///< per unit; 0 if all values are the same
+  std::array<std::uint16_t, buckets> bucket_;      ///< how many values lie in lower buckets
+  std::array<double, capacity + 1> value_;         ///< ascending, then infinity
+  std::array<double, capacity + 1> weight_below_;  ///< sums of the first i values
+  std::array<double, capacity + 1> moment_below_;
 };
 
 /// The codes in increasing order of their values, which are finite; equal values by code.

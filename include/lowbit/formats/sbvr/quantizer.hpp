@@ -12,6 +12,7 @@
 #include "lowbit/core/group_codec.hpp"
 #include "lowbit/formats/sbvr/coefficient_fit.hpp"
 #include "lowbit/formats/sbvr/fit.hpp"
+#include "lowbit/formats/sbvr/grid_search.hpp"
 #include "lowbit/formats/sbvr/scale_fit.hpp"
 #include "lowbit/formats/sbvr/tensor.hpp"
 
@@ -23,15 +24,13 @@ class sbvr_codec {
   using tensor = sbvr_tensor;
   using levels = sbvr_levels;
 
-  /// `row_scales`: one per row with scale codes, else empty. `candidates` and `rounds`: the effort
-  /// of a fit, as the quantizer describes it.
+  /// `row_scales`: one per row with scale codes, else empty.
   sbvr_codec(shape2 shape, sbvr_codebook codebook, std::vector<float> row_scales,
-             unsigned candidates, unsigned rounds)
+             const sbvr_fit& effort)
       : shape_(shape),
         codebook_(std::move(codebook)),
         row_scales_(std::move(row_scales)),
-        candidates_(candidates),
-        rounds_(rounds),
+        effort_(effort),
         coefficient_fit_(params()) {
     if (params().coefficients == sbvr_coefficients::shared_ratios) scale_fit_.emplace(codebook_);
   }
@@ -49,10 +48,12 @@ class sbvr_codec {
     const detail::group_values values(x, h, coefficient_fit_.symmetric());
     sbvr_levels l;
     switch (params().coefficients) {
-      case sbvr_coefficients::per_group: l = coefficient_fit_.fit(values, rounds_).levels; break;
+      case sbvr_coefficients::per_group:
+        l = coefficient_fit_.fit(values, effort_.rounds).levels;
+        break;
       case sbvr_coefficients::table: l.index = nearest_line(values); break;
       case sbvr_coefficients::shared_ratios:
-        l = scale_fit_->fit(values, grid(row), candidates_).levels;
+        l = scale_fit_->fit(values, grid(row), effort_.candidates).levels;
         break;
     }
     check_range(row, group, values, l);
@@ -171,8 +172,7 @@ class sbvr_codec {
   shape2 shape_;
   sbvr_codebook codebook_;
   std::vector<float> row_scales_;
-  unsigned candidates_;
-  unsigned rounds_;
+  sbvr_fit effort_;
   detail::coefficient_fit coefficient_fit_;
   std::optional<detail::scale_fit> scale_fit_;  ///< shared_ratios
 };
@@ -185,17 +185,11 @@ struct sbvr_quantizer {
       "SBVR (arXiv 2509.18172): x = offset + sum of coefficient * bit over the planes";
 
   sbvr::params params = {};
-  sbvr_method fit = sbvr_method::alternating;
-  unsigned candidates = 64;  ///< shared_ratios: scales that a group tries at most
-  unsigned rounds = 20;      ///< of alternation from each start; of learning ratios or a table
+  sbvr_fit fit = {};
 
   static void describe(sbvr_quantizer& q, params_visitor& v) {
     sbvr::describe(q.params, v);
-    v({"fit", "alternating; with learned_ratios (for shared_ratios); grid_search (for table)"},
-      q.fit);
-    v({"candidates", "for shared_ratios: scales that a group tries at most"}, q.candidates, 1U,
-      256U);
-    v({"rounds", "of nearest levels and least squares, at most"}, q.rounds, 0U, 1000U);
+    sbvr_fit::describe(q.fit, v);
   }
 
   /// Refuses NaN/Inf (value, with row and column), an importance that does not have K finite values
@@ -206,12 +200,15 @@ struct sbvr_quantizer {
     sbvr_tensor t = coded.make_tensor();
     if (weights.empty()) return t;
     aligned_buffer<std::uint8_t> codes(weights.cols());
+    const detail::group_list groups(weights, known, params.group_size);
+    const index_t per_row = t.group_shape().cols;
     for (index_t r = 0; r < weights.rows(); ++r) {
-      for_each_group(weights.row(r), known, [&](index_t g, index_t begin, auto x, auto h) {
+      for (index_t g = 0; g < per_row; ++g) {
+        const auto [x, h] = groups[r * per_row + g];
         const sbvr_levels l = coded.fit(r, g, x, h);
         coded.store(t, r, g, l);
-        coded.encode(l, x, codes.data() + begin);
-      });
+        coded.encode(l, x, codes.data() + g * params.group_size);
+      }
       t.set_codes(r, codes.span());
     }
     return t;
@@ -225,42 +222,50 @@ struct sbvr_quantizer {
     check_finite(weights, "the weight matrix");
     check_importance(known.importance, weights.cols());
     LOWBIT_CHECK(headroom >= 1.0F, value, "headroom is ", headroom, ", below 1");
+    const detail::group_list groups(weights, known, params.group_size);
+    sbvr_codebook codebook = make_codebook(groups);
+    std::vector<float> row_scales;
+    if (params.has_scale_codes()) row_scales = fit_row_scales(weights, groups, codebook, headroom);
+    return {weights.shape(), std::move(codebook), std::move(row_scales), fit};
+  }
+
+ private:
+  /// What all groups share.
+  [[nodiscard]] sbvr_codebook make_codebook(const detail::group_list& groups) const {
+    if (params.coefficients == sbvr_coefficients::table) {
+      // The authors' search knows no offset.
+      return fit.method == sbvr_method::grid_search && !params.has_offset()
+                 ? detail::search_table(groups, params, fit)
+                 : detail::cluster_table(groups, params, fit.rounds);
+    }
     sbvr_codebook codebook(params);
     if (params.coefficients == sbvr_coefficients::shared_ratios) {
       const detail::coefficient_set ratios = detail::normal_ratios(params);
       codebook.set_ratios({ratios.data(), params.planes});
+      if (fit.method == sbvr_method::learned_ratios) {
+        detail::learn_ratios(groups, fit.candidates, fit.rounds, codebook);
+      }
     }
-    std::vector<float> row_scales;
-    if (params.has_scale_codes()) row_scales = fit_row_scales(weights, known, codebook, headroom);
-    return {weights.shape(), std::move(codebook), std::move(row_scales), candidates, rounds};
-  }
-
- private:
-  /// Calls f(group, first column, values, importance) for each group of a row.
-  template <class F>
-  void for_each_group(std::span<const float> row, const calibration& known, F&& f) const {
-    for (index_t g = 0, begin = 0; begin < row.size(); ++g, begin += params.group_size) {
-      const auto x = row.subspan(begin, std::min<index_t>(params.group_size, row.size() - begin));
-      f(g, begin, x,
-        known.importance.empty() ? known.importance : known.importance.subspan(begin, x.size()));
-    }
+    return codebook;
   }
 
   /// For each row the number of which the largest code makes its largest scale.
   [[nodiscard]] std::vector<float> fit_row_scales(matrix_view<const float> weights,
-                                                  const calibration& known,
+                                                  const detail::group_list& groups,
                                                   const sbvr_codebook& codebook,
                                                   float headroom) const {
     const detail::scale_fit fitter(codebook);
     const detail::scale_grid any{.type = scale_type::fp32};
     const auto largest_code = static_cast<double>((1U << params.scale_bits) - 1U);
+    const index_t per_row = div_up(weights.cols(), params.group_size);
     std::vector<float> row_scales(weights.rows());
     for (index_t r = 0; r < weights.rows(); ++r) {
       float largest = 0.0F;
-      for_each_group(weights.row(r), known, [&](index_t, index_t, auto x, auto h) {
+      for (index_t g = 0; g < per_row; ++g) {
+        const auto [x, h] = groups[r * per_row + g];
         const detail::group_values values(x, h, fitter.symmetric());
-        largest = std::max(largest, fitter.fit(values, any, candidates).levels.scale);
-      });
+        largest = std::max(largest, fitter.fit(values, any, fit.candidates).levels.scale);
+      }
       const double step = static_cast<double>(largest) * static_cast<double>(headroom);
       row_scales[r] = layout::round_to(params.scale_type, static_cast<float>(step / largest_code));
       LOWBIT_CHECK(std::isfinite(row_scales[r]), value, "the scale of row ", r, " overflows ",

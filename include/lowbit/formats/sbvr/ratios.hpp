@@ -6,13 +6,25 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <span>
+#include <utility>
 
 #include "lowbit/formats/sbvr/format.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats::detail {
 
 using coefficient_set = std::array<float, sbvr::max_planes>;
+
+/// Sorts by magnitude, the largest first; equal ones keep their order.
+template <class T>
+void sort_by_magnitude(std::span<T> values) noexcept {
+  for (index_t i = 1; i < values.size(); ++i) {
+    for (index_t at = i; at > 0 && std::fabs(values[at]) > std::fabs(values[at - 1]); --at) {
+      std::swap(values[at], values[at - 1]);
+    }
+  }
+}
 
 // clang-format off
 inline constexpr coefficient_set sign_ratios[sbvr::max_planes] = {
@@ -21,20 +33,20 @@ inline constexpr coefficient_set sign_ratios[sbvr::max_planes] = {
     {0.988252F, 0.748154F, 0.451032F},                                                    // .0353
     {1.128553F, 0.708759F, 0.556691F, 0.295994F},                                         // .00989
     {0.990379F, 0.920542F, 0.598849F, 0.473363F, 0.245475F},                              // .00266
-    {0.929441F, 0.891603F, 0.852859F, 0.446721F, 0.334675F, 0.221451F},                   // .000720
-    {1.024447F, 0.738447F, 0.664889F, 0.604622F, 0.478877F, 0.304650F, 0.211903F},        // .000213
-    {1.186725F, 0.794835F, 0.566605F, 0.481638F, 0.401204F, 0.340402F, 0.283727F, 0.240681F},
+    {0.929417F, 0.891579F, 0.852837F, 0.446709F, 0.334666F, 0.221446F},                   // .000720
+    {1.422871F, 1.000520F, 0.711312F, 0.355831F, 0.177679F, 0.088820F, 0.044725F},        // .000212
+    {1.478561F, 1.097388F, 0.739244F, 0.369663F, 0.184662F, 0.092306F, 0.046147F, 0.023072F},
 };
 /// For zero_one without offset, whose levels include 0 and cannot be symmetric.
 inline constexpr coefficient_set zero_one_ratios[sbvr::max_planes] = {
     {-1.224006F},                                                                         // .595
     {-1.913908F, 1.163317F},                                                              // .1380
     {2.002435F, -1.496211F, -0.888832F},                                                  // .0367
-    {1.905316F, -1.632526F, -1.334296F, 0.838710F},                                       // .0102
-    {-2.530582F, 1.425968F, 1.262991F, -0.646253F, 0.324120F},                            // .00278
-    {-2.693835F, 2.048113F, 1.147691F, -0.563498F, -0.445743F, -0.265731F},               // .000975
-    {2.725201F, -1.794835F, -1.363727F, 0.610774F, -0.492502F, -0.362484F, 0.215776F},    // .000260
-    {-3.868130F, 2.024770F, 1.007544F, 0.503781F, 0.251902F, 0.126943F, 0.062897F, 0.031717F},
+    {2.273923F, -1.431529F, -1.125204F, 0.592131F},                                       // .0101
+    {-1.982624F, 1.842374F, -1.199126F, 0.946895F, 0.490536F},                            // .00267
+    {2.488355F, -1.551233F, -1.248940F, -0.780052F, 0.614145F, 0.388483F},                // .000733
+    {-2.711864F, 1.398603F, 1.354278F, -0.765517F, 0.678944F, 0.512032F, -0.340419F},     // .000196
+    {2.972970F, -2.229946F, -1.485959F, 0.720122F, 0.371294F, -0.185667F, -0.139247F, 0.092779F},
 };
 // clang-format on
 

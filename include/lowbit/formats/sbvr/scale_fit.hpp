@@ -130,7 +130,7 @@ class scale_fit {
   };
 
   static constexpr index_t few_values = 16;
-  static constexpr std::array<double, 5> few_starts{1.0, 0.87, 1.15, 0.74, 1.33};
+  static constexpr std::array<double, 7> few_starts{1.0, 0.9, 1.1, 0.8, 1.22, 0.7, 1.36};
   static constexpr std::array<double, 24> many_starts{1.0, 0.9, 1.1,  0.8,  1.2,  0.7, 1.3, 0.65,
                                                       1.4, 0.6, 1.5,  0.55, 1.65, 0.5, 1.8, 0.45,
                                                       2.0, 0.4, 2.25, 0.35, 2.5,  0.3, 3.0, 0.25};

@@ -179,25 +179,13 @@ class sbvr_tensor {
   [[nodiscard]] index_t group_size() const noexcept {
     return std::min<index_t>(params().group_size, shape_.cols);
   }
-  /// zero_one: the coefficients c_i, and the offset. sign: 2 c_i, and level(0), in which offset and
-  /// coefficients may cancel: the coefficients of shared_ratios, which are rounded, do not do for
-  /// it.
+  /// zero_one: the coefficients c_i; sign: 2 c_i. Returns the value of code 0.
   float plane_coefficients(index_t row, index_t group, std::span<float> out) const noexcept {
-    const sbvr_levels l = codebook_.resolved(levels_of(row, group));
-    auto offset = static_cast<double>(l.offset);
-    for (index_t i = 0; i < params().planes; ++i) {
-      out[i] = l.coefficients[i];
-      if (params().basis == sbvr_basis::sign) {
-        offset -= static_cast<double>(l.coefficients[i]);
-        out[i] = 2.0F * l.coefficients[i];
-      }
-    }
-    if (params().basis == sbvr_basis::sign &&
-        params().coefficients == sbvr_coefficients::shared_ratios) {
-      offset = static_cast<double>(l.scale) * static_cast<double>(codebook_.ratio_levels()[0]) +
-               static_cast<double>(l.offset);
-    }
-    return static_cast<float>(offset);
+    const sbvr_levels l = levels_of(row, group);
+    const sbvr_levels whole = codebook_.resolved(l);
+    const float distance = params().basis == sbvr_basis::sign ? 2.0F : 1.0F;
+    for (index_t i = 0; i < params().planes; ++i) out[i] = distance * whole.coefficients[i];
+    return codebook_.first_value(l);
   }
 
   // -- rows and groups: how a quantizer fills the tensor -----------------------------------------

@@ -47,9 +47,9 @@ struct dense_product {
 
 /// How products are cut. Depends on shapes only (and no result depends on it).
 struct dense_blocks {
-  static constexpr index_t depth = 192;    // a panel of B takes 24 KiB: L1 cache
-  static constexpr index_t cols = 512;     // a block of B takes 768 KiB: L2 or L3 cache
-  static constexpr index_t max_rows = 96;  // a block of A takes 144 KiB: L2 cache
+  static constexpr index_t depth = 256;    // a panel of B takes 32 KiB: L1 cache
+  static constexpr index_t cols = 512;     // a block of B takes 1 MiB: L2 or L3 cache
+  static constexpr index_t max_rows = 96;  // a block of A takes 192 KiB: L2 cache
   static constexpr index_t min_rows = 2 * dense_tile_rows;
   static constexpr index_t min_tasks = 8;         // if there are rows enough
   static constexpr index_t panels_of_a_task = 4;  // when B is packed

@@ -1,0 +1,19 @@
+// A tensor has each transform once: twice the same one would store two params and two buffers of
+// one name.
+//
+// expect: a tensor has each transform once
+#include "lowbit/inputs/permuted.hpp"
+#include "lowbit/inputs/rotated.hpp"
+#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/testing/archetype.hpp"
+
+using namespace lowbit::inputs;
+using once = rotated<permuted<lowbit::testing::archetype_tensor>>;
+
+#if LOWBIT_SHOULD_FAIL
+using decorated = permuted<once>;
+#else
+using decorated = scaled<once>;
+#endif
+
+lowbit::shape2 shape_of(const decorated& t) { return t.shape(); }

@@ -1,0 +1,66 @@
+// Products with activations as bit-vectors, and as int8: what the SBVR kernels compute.
+#include <cmath>
+
+#include "catch.hpp"
+#include "common.hpp"
+#include "lowbit/ops/matmul.hpp"
+
+using namespace sbvr_test;
+
+/// Against double products with the dequantized weights. With u = 2^-24, per output:
+///  * activations: a token's group has the step s = max|x| / (2^(bits-1) - 1), and rounding moves
+///    each x by s / 2 at most, u |x| for the arithmetic included:  sum (s / 2 + 2 u |x|) |w|;
+///  * floats: every term is rounded a few times, and the sums of a group and of the groups have
+///    (planes + 2) G steps at most:  (planes + 2) (G + 2) u  times the sum of all magnitudes, of
+///    (|offset| + sum of |c_i|) times |x| + s.
+TEST_CASE("sbvr: products with 4, 6 and 8 bit-vectors of activations") {
+  const shape2 shape{19, 330};
+  const index_t tokens = 5;
+  const auto w = testing::normal_matrix(shape, 71);
+  const auto x = testing::normal_matrix({tokens, shape.cols}, 72);
+  const kernels::context ctx = kernels::context::best();
+  std::vector<formats::sbvr::params> list = configurations({1, 2, 3, 4});
+  for (const unsigned planes : {1U, 2U, 3U, 4U}) list.push_back({.planes = planes});
+  for (const auto& p : list) {
+    const auto t = sbvr_quantizer{.params = p}.quantize(w.view());
+    const auto w_hat = values_of(t);
+    for (const unsigned bits : {4U, 6U, 8U}) {
+      for (const auto path : {ops::matmul_path::bit_serial, ops::matmul_path::int8}) {
+        std::vector<float> y(tokens * shape.rows);
+        ops::matmul(x.view(), t, {y.data(), tokens, shape.rows}, ctx,
+                    {.path = path,
+                     .activations = ops::activation_quantization{.bits = bits, .per_group = true}});
+        INFO(text(p) << ", " << bits << " bits, path " << static_cast<int>(path));
+        for (index_t n = 0; n < shape.rows; ++n) {
+          for (index_t m = 0; m < tokens; ++m) {
+            double exact = 0.0;
+            double rounded = 0.0;
+            double magnitude = 0.0;
+            std::vector<float> c(p.planes);
+            for (index_t begin = 0; begin < shape.cols; begin += t.group_size()) {
+              const index_t end = std::min(begin + t.group_size(), shape.cols);
+              double largest = 0.0;
+              for (index_t k = begin; k < end; ++k) {
+                largest = std::fmax(largest, std::fabs(static_cast<double>(x.view()(m, k))));
+              }
+              const double step = largest / ((1 << (bits - 1)) - 1);
+              double sum = std::fabs(
+                  static_cast<double>(t.plane_coefficients(n, begin / t.group_size(), c)));
+              for (const float ci : c) sum += std::fabs(static_cast<double>(ci));
+              for (index_t k = begin; k < end; ++k) {
+                const auto xk = static_cast<double>(x.view()(m, k));
+                const auto wk = static_cast<double>(w_hat[n * shape.cols + k]);
+                exact += xk * wk;
+                rounded += (0.5 * step + 0x1p-23 * std::fabs(xk)) * std::fabs(wk);
+                magnitude += sum * (std::fabs(xk) + step);
+              }
+            }
+            const auto groups = static_cast<double>(t.group_shape().cols);
+            const double bound = rounded + (p.planes + 2) * (groups + 2.0) * 0x1p-24 * magnitude;
+            CHECK(std::fabs(static_cast<double>(y[m * shape.rows + n]) - exact) <= bound);
+          }
+        }
+      }
+    }
+  }
+}
