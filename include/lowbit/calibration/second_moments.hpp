@@ -45,7 +45,7 @@ class second_moments {
 
   /// How far the off-diagonal entries should be shrunk, 0..1; 1 if there are too few rows to tell.
   double shrinkage = 1.0;
-  index_t rows = 0;  ///< that were added
+  index_t rows = 0;  ///< that were added with a weight above 0
   /// E |x_k|: what activation-aware scaling goes by.
   std::vector<double> mean_magnitude = {};
 
@@ -89,10 +89,12 @@ class moment_accumulator {
         sum_of_squares_(probes_ * probes_) {}
 
   [[nodiscard]] index_t channels() const noexcept { return channels_; }
+  /// Rows with a weight above 0 so far.
   [[nodiscard]] index_t rows() const noexcept { return rows_; }
 
   /// Adds the rows of inputs [T, K], each with its weight >= 0 (none: all 1), such as the
-  /// importance of a kind of token. Refuses other widths (shape), NaN and Inf with their row and
+  /// importance of a kind of token; rows of weight 0, such as padding, are as if they were not
+  /// there. Refuses other widths (shape), NaN and Inf with their row and
   /// column, and weights that are negative or not finite (value).
   void add(matrix_view<const float> inputs, const kernels::context& ctx,
            std::span<const float> weights = {}) {
@@ -104,6 +106,9 @@ class moment_accumulator {
     kernels::add_gram({sum_.data(), channels_, channels_}, inputs, weights, ctx);
     for (index_t t = 0; t < inputs.rows(); ++t) {
       const float weight = weights.empty() ? 1.0F : weights[t];
+      // A row of zeros would still count as one whose channels do not correlate.
+      if (!(weight > 0.0F)) continue;
+      ++rows_;
       weight_ += static_cast<double>(weight);
       const auto x = inputs.row(t);
       for (index_t k = 0; k < channels_; ++k) {
@@ -112,7 +117,6 @@ class moment_accumulator {
       }
       add_to_block(x, weight, ctx);
     }
-    rows_ += inputs.rows();
   }
 
   /// The moments of all rows so far; more may be added afterwards. Refuses (value) if there were

@@ -62,10 +62,14 @@ class aligned_buffer {
       : data_(std::exchange(other.data_, nullptr)),
         size_(std::exchange(other.size_, 0)),
         pages_(other.pages_) {}
-  aligned_buffer& operator=(aligned_buffer other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    std::swap(pages_, other.pages_);
+  // Two assignments, not one by value: of `buffer = {}` in a template clang 14 never destroys the
+  // parameter, which then holds the old memory.
+  aligned_buffer& operator=(const aligned_buffer& other) { return *this = aligned_buffer(other); }
+  aligned_buffer& operator=(aligned_buffer&& other) noexcept {
+    aligned_buffer taken(std::move(other));
+    std::swap(data_, taken.data_);
+    std::swap(size_, taken.size_);
+    std::swap(pages_, taken.pages_);
     return *this;
   }
   ~aligned_buffer() { std::free(data_); }

@@ -10,9 +10,9 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <limits>
+#include <mutex>
 #include <numeric>
 #include <string_view>
 #include <vector>
@@ -171,7 +171,7 @@ class coding {
 
 namespace detail {
 
-/// Counts finished tasks for a listener.
+/// Counts finished tasks for a listener, which hears of them one at a time and in order.
 class task_counter {
  public:
   task_counter(listener* to, std::string_view stage, index_t total)
@@ -179,15 +179,16 @@ class task_counter {
   /// Called by the worker that finished a task.
   void finished() {
     if (to_ == nullptr) return;
-    const index_t done = done_.fetch_add(1) + 1;
-    to_->advanced(stage_, done, total_);
+    const std::lock_guard lock(mutex_);
+    to_->advanced(stage_, ++done_, total_);
   }
 
  private:
   listener* to_;
   std::string_view stage_;
   index_t total_;
-  std::atomic<index_t> done_{0};
+  std::mutex mutex_;
+  index_t done_ = 0;
 };
 
 /// What a task of an executor may use: a serial context with scratch of its own.

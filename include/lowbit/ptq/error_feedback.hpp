@@ -214,13 +214,13 @@ void apply_feedback(coding<C>& state, matrix_view<const double> h,
   aligned_buffer<double> ordered;
   matrix_view<const double> in_order = h;
   if (!options.order.empty()) {
-    state.round_to_nearest(importance, ctx);  // static groups: levels of the original weights
     std::vector<bool> seen(shape.cols);
     for (const index_t k : options.order) {
       LOWBIT_CHECK(k < shape.cols && !seen[k], value, "the order names column ", k,
                    k < shape.cols ? " twice" : ", which does not exist");
       seen[k] = true;
     }
+    state.round_to_nearest(importance, ctx);  // static groups: levels of the original weights
     ordered = aligned_buffer<double>(shape.cols * shape.cols);
     for (index_t i = 0; i < shape.cols; ++i) {
       for (index_t j = 0; j < shape.cols; ++j) {

@@ -147,7 +147,7 @@ class recipe_run {
       LOWBIT_CHECK(!how_.needs_calibration(), value,
                    "feedback, refine and scale need calibration inputs of the layer");
       importance_.assign(known_.importance.begin(), known_.importance.end());
-      return rotate(weights, [this](auto&& t) { emit(std::forward<decltype(t)>(t)); });
+      return rotate(weights, [this](auto&& t) { this->emit(std::forward<decltype(t)>(t)); });
     }
     LOWBIT_CHECK(known_.moments->channels() == weights.cols(), shape, "moments of ",
                  known_.moments->channels(), " channels do not fit ", weights.cols(), " columns");
@@ -164,7 +164,7 @@ class recipe_run {
       outcome_.shrinkage = moments_->shrinkage;
       moments_->shrink(outcome_.shrinkage);
     }
-    scale(weights, [this](auto&& t) { emit(std::forward<decltype(t)>(t)); });
+    scale(weights, [this](auto&& t) { this->emit(std::forward<decltype(t)>(t)); });
   }
 
  private:

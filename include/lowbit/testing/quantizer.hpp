@@ -14,7 +14,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "lowbit/core/group_codec.hpp"
 #include "lowbit/core/quantizer.hpp"
+#include "lowbit/testing/codec.hpp"
 #include "lowbit/testing/format.hpp"
 #include "lowbit/testing/matrices.hpp"
 
@@ -31,6 +33,8 @@ struct quantizer_checks {
   bool requantization = true;
   /// Each field may take each end of its range, or each of its choices, while the others stay.
   bool independent_fields = true;
+  /// See codec_checks; for a groupwise_quantizer.
+  double coefficient_step = codec_checks{}.coefficient_step;
 };
 
 namespace detail {
@@ -160,6 +164,10 @@ class quantizer_checks_run {
     attempt(list_, "importance", [this] { check_importances(); });
     if (options_.exact_zero) attempt(list_, "exact_zero", [this] { check_zeros(); });
     if (options_.requantization) attempt(list_, "requantization", [this] { check_requantized(); });
+    if constexpr (groupwise_quantizer<Q>) {
+      append_codec_checks(list_, "codec/", q_,
+                          {.seed = options_.seed, .coefficient_step = options_.coefficient_step});
+    }
   }
 
  private:
@@ -363,7 +371,8 @@ class quantizer_checks_run {
 /// Checks everything that core/quantizer.hpp promises of any quantizer, on every kind of matrix
 /// (testing/matrices.hpp), and check_tensor() on all that it makes: the same bytes each time and
 /// for strided views; refusals of NaN and Inf with row and column, and of bad importances; named
-/// options that can be set, and that refuse what is out of range by name; and what `options` says.
+/// options that can be set, and that refuse what is out of range by name; what `options` says; and
+/// check_codec() of a groupwise_quantizer.
 template <quantizer Q>
 [[nodiscard]] findings check_quantizer(const Q& q, const quantizer_checks& options = {}) {
   findings list;

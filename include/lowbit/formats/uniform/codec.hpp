@@ -61,6 +61,7 @@ class uniform_codec {
   [[nodiscard]] affine_levels adjusted(const affine_levels& l, index_t,
                                        std::span<const double> delta) const noexcept {
     affine_levels changed = l;
+    if (delta.empty()) return l;
     changed.scale = layout::round_to(params_.scale_type,
                                      static_cast<float>(static_cast<double>(l.scale) + delta[0]));
     if (delta.size() > 1) {
