@@ -1,6 +1,7 @@
 // progress.hpp: what a person sees while a long job runs, and how they stop it.
 #pragma once
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -32,6 +33,13 @@ inline void install_stop_handler() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// The most memory that this process had resident so far, in MiB.
+[[nodiscard]] inline double peak_memory_mib() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024.0;  // Linux counts KiB
+}
+
 /// One line on stderr that is rewritten as tensors finish; nothing if stderr is no terminal.
 class progress {
  public:
@@ -57,8 +65,9 @@ class progress {
     if (!visible_ || total == 0) return;
     const std::lock_guard lock(mutex_);
     show(name);
-    std::fprintf(stderr, ": %.*s %.0f %%", static_cast<int>(stage.size()), stage.data(),
-                 100.0 * static_cast<double>(done) / static_cast<double>(total));
+    std::fprintf(stderr, ": %.*s %.0f %%, peak %.0f MiB", static_cast<int>(stage.size()),
+                 stage.data(), 100.0 * static_cast<double>(done) / static_cast<double>(total),
+                 peak_memory_mib());
     std::fflush(stderr);
   }
 

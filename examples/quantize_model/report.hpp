@@ -1,8 +1,6 @@
 // report.hpp: the results as a table for people and as JSON for programs.
 #pragma once
 
-#include <sys/resource.h>
-
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -68,13 +66,6 @@ template <class Get>
   totals.output_error =
       mean_of_known(results, [](const tensor_result& r) { return r.output_error; });
   return totals;
-}
-
-/// The most memory that this process had resident so far, in MiB.
-[[nodiscard]] inline double peak_memory_mib() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024.0;  // Linux counts KiB
 }
 
 /// Prints rows under a header: columns of numbers to the right, columns of text to the left.
