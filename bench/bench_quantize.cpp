@@ -86,7 +86,8 @@ void add_sbvr() {
       add_params({.planes = planes, .scale_bits = scale_bits}, 4096);
     }
     add_params({.planes = planes, .group_size = 64, .scale_bits = 4}, 4096);
-    add_params({.planes = planes, .group_size = 32, .scale_bits = 3}, 1024);
+    add_params({.planes = planes, .group_size = 32, .scale_bits = 3}, 4096);
+    add_params({.planes = planes, .group_size = 32, .scale_bits = 4}, 4096);
     add_params({.planes = planes, .coefficients = per_group}, 1024);
     add_params({.planes = planes, .offset = formats::sbvr_offset::per_group}, 1024);
     add_params({.planes = planes}, 1024, formats::sbvr_method::learned_ratios);

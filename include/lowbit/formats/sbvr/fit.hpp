@@ -96,6 +96,22 @@ class group_list {
   index_t groups_per_row_;
 };
 
+/// sum of h x^2 / sum of h; without importance, or with zeros only, all values count alike.
+[[nodiscard]] inline double mean_square(const group_list::group& g) noexcept {
+  double energy = 0.0;
+  double weight = 0.0;
+  for (index_t i = 0; i < g.h.size(); ++i) {
+    const auto h = static_cast<double>(g.h[i]);
+    const auto x = static_cast<double>(g.x[i]);
+    energy = std::fma(h * x, x, energy);  // h x is exact
+    weight += h;
+  }
+  if (weight > 0.0) return energy / weight;
+  energy = 0.0;
+  for (const float x : g.x) energy += static_cast<double>(x) * static_cast<double>(x);  // exact
+  return g.x.empty() ? 0.0 : energy / static_cast<double>(g.x.size());
+}
+
 /// `count` groups at equal distances, or all.
 [[nodiscard]] inline std::vector<group_values> sample_groups(const group_list& groups,
                                                              index_t count, bool magnitudes) {

@@ -6,7 +6,10 @@
 // and Inf are refused with row and column.
 #pragma once
 
+#include <algorithm>
+#include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "lowbit/core/group_codec.hpp"
@@ -249,24 +252,34 @@ struct sbvr_quantizer {
     return codebook;
   }
 
-  /// For each row the number of which the largest code makes its largest scale.
+  /// For each row the number of which the largest code makes its largest scale. The scale of a
+  /// group is about its root mean square, so only the groups where that is largest are fitted, and
+  /// a tenth is left for those that are not.
   [[nodiscard]] std::vector<float> fit_row_scales(matrix_view<const float> weights,
                                                   const detail::group_list& groups,
                                                   const sbvr_codebook& codebook,
                                                   float headroom) const {
+    constexpr index_t fitted = 4;
     const detail::scale_fit fitter(codebook);
     const detail::scale_grid any{.type = scale_type::fp32};
     const auto largest_code = static_cast<double>((1U << params.scale_bits) - 1U);
     const index_t per_row = div_up(weights.cols(), params.group_size);
+    std::vector<std::pair<double, index_t>> by_size(per_row);
     std::vector<float> row_scales(weights.rows());
     for (index_t r = 0; r < weights.rows(); ++r) {
-      float largest = 0.0F;
       for (index_t g = 0; g < per_row; ++g) {
-        const auto [x, h] = groups[r * per_row + g];
+        by_size[g] = {detail::mean_square(groups[r * per_row + g]), g};
+      }
+      const auto end = by_size.begin() + static_cast<std::ptrdiff_t>(std::min(fitted, per_row));
+      std::partial_sort(by_size.begin(), end, by_size.end(), std::greater<>());
+      float largest = 0.0F;
+      for (auto at = by_size.begin(); at != end; ++at) {
+        const auto [x, h] = groups[r * per_row + at->second];
         const detail::group_values values(x, h, fitter.symmetric());
         largest = std::max(largest, fitter.fit(values, any, fit.candidates).levels.scale);
       }
-      const double step = static_cast<double>(largest) * static_cast<double>(headroom);
+      const double room = per_row > fitted ? 1.1 : 1.0;
+      const double step = static_cast<double>(largest) * room * static_cast<double>(headroom);
       row_scales[r] = layout::round_to(params.scale_type, static_cast<float>(step / largest_code));
       LOWBIT_CHECK(std::isfinite(row_scales[r]), value, "the scale of row ", r, " overflows ",
                    enum_names<scale_type>[static_cast<std::size_t>(params.scale_type)]);
