@@ -197,8 +197,9 @@ class feedback_rows {
 /// Chooses levels and codes of all groups of `state` by error feedback under h [K, K], symmetric,
 /// in the order of the columns of `state` and damped (see damp). `importance` weighs the fit of
 /// levels: empty, or one per column. Time about 2 N K^2 + K^3 / 3 products, memory 2 K^2 doubles
-/// and N K codes. Refuses an h of another size (shape), one that is not positive semidefinite
-/// (value), an order that is no permutation (value), and what the codec's fit() refuses.
+/// and N K codes. An h that is not positive definite is damped further.
+/// Refuses an h of another size (shape), one that no damping makes positive definite (value), an
+/// order that is no permutation (value), and what the codec's fit() refuses.
 template <group_codec C>
 void apply_feedback(coding<C>& state, matrix_view<const double> h,
                     std::span<const float> importance, const feedback_options& options,
