@@ -332,8 +332,14 @@ class quantization_job {
   template <lowbit::quantized_tensor T>
   [[nodiscard]] tensor_result judge(const work_item& item, lowbit::matrix_view<const float> weights,
                                     const layer_inputs& known, const T& tensor) {
-    const auto output_error = [&](const float_matrix& inputs) {
-      return lowbit::ops::output_error(inputs.view(), weights, tensor).relative_mse();
+    // Rows of the calibration set; with distorted ones, as the tensor meets them.
+    const auto on_calibration_rows = [&](lowbit::row_range rows) {
+      const float_matrix inputs(*item.calibration, rows);
+      if (item.distorted == nullptr) {
+        return lowbit::ops::output_error(inputs.view(), weights, tensor).relative_mse();
+      }
+      const float_matrix seen(*item.distorted, rows);
+      return lowbit::ops::output_error(inputs.view(), seen.view(), weights, tensor).relative_mse();
     };
     tensor_result result{.name = item.tensor->name,
                          .shape = tensor.shape(),
@@ -342,12 +348,14 @@ class quantization_job {
                          .weights = lowbit::ops::weight_error(weights, tensor)};
     result.db_above_bound = bound_for(tensor.shape());
     if (item.calibration != nullptr) {
-      result.calibration_error = output_error(float_matrix(*item.calibration, known.calibration));
+      result.calibration_error = on_calibration_rows(known.calibration);
     }
     if (item.heldout != nullptr) {
-      result.output_error = output_error(float_matrix(*item.heldout));
+      const float_matrix inputs(*item.heldout);
+      result.output_error =
+          lowbit::ops::output_error(inputs.view(), weights, tensor).relative_mse();
     } else if (known.heldout.size() > 0) {
-      result.output_error = output_error(float_matrix(*item.calibration, known.heldout));
+      result.output_error = on_calibration_rows(known.heldout);
     }
     return result;
   }

@@ -46,28 +46,40 @@ TEST_CASE("weight_error and output_error equal their definitions") {
   CHECK(std::fabs(static_cast<double>(stats.max_abs_error()) / largest - 1.0) <= tolerance);
   CHECK(std::fabs(stats.sqnr_db() + 10.0 * std::log10(error / reference)) <= 1e-6);
 
-  double output_error = 0.0, output_reference = 0.0, slack = 0.0;
-  for (index_t m = 0; m < tokens; ++m) {
-    for (index_t n = 0; n < rows; ++n) {
-      double y = 0.0, e = 0.0, magnitude = 0.0;
-      for (index_t k = 0; k < cols; ++k) {
-        const double xk = static_cast<double>(x[m * cols + k]);
-        const double wk = static_cast<double>(w[n * cols + k]);
-        y += xk * wk;
-        e += xk * (wk - static_cast<double>(w_hat[n * cols + k]));
-        magnitude += std::fabs(xk * wk) + std::fabs(xk * static_cast<double>(w_hat[n * cols + k]));
+  // Twice: the tensor meets the inputs themselves, and distorted ones.
+  auto seen = x;
+  for (const bool distorted : {false, true}) {
+    for (index_t i = 0; distorted && i < seen.size(); ++i) seen[i] += 0.1F * random_normal(3, i);
+    double output_error = 0.0, output_reference = 0.0, slack = 0.0;
+    for (index_t m = 0; m < tokens; ++m) {
+      for (index_t n = 0; n < rows; ++n) {
+        double y = 0.0, y_hat = 0.0, magnitude = 0.0;
+        for (index_t k = 0; k < cols; ++k) {
+          const double exact =
+              static_cast<double>(x[m * cols + k]) * static_cast<double>(w[n * cols + k]);
+          const double approximate =
+              static_cast<double>(seen[m * cols + k]) * static_cast<double>(w_hat[n * cols + k]);
+          y += exact;
+          y_hat += approximate;
+          magnitude += std::fabs(exact) + std::fabs(approximate);
+        }
+        const double e = y - y_hat;
+        output_error += e * e;
+        output_reference += y * y;
+        // Two float sums of K terms, and their difference, are off by at most d = (K + 1) u M.
+        const double d = static_cast<double>(cols + 1) * 0x1p-24 * magnitude;
+        slack += 2.0 * std::fabs(e) * d + d * d;
       }
-      output_error += e * e;
-      output_reference += y * y;
-      // Two float sums of K terms, and their difference, are off by at most d = (K + 1) u M.
-      const double d = static_cast<double>(cols + 1) * 0x1p-24 * magnitude;
-      slack += 2.0 * std::fabs(e) * d + d * d;
     }
+    const matrix_view<const float> inputs(x.data(), tokens, cols);
+    const matrix_view<const float> weights(w.data(), rows, cols);
+    const double relative =
+        distorted
+            ? ops::output_error(inputs, {seen.data(), tokens, cols}, weights, t).relative_mse()
+            : ops::output_error(inputs, weights, t).relative_mse();
+    CHECK(std::fabs(relative - output_error / output_reference) <=
+          slack / output_reference + 1e-5 * relative);
   }
-  const double relative =
-      ops::output_error({x.data(), tokens, cols}, {w.data(), rows, cols}, t).relative_mse();
-  CHECK(std::fabs(relative - output_error / output_reference) <=
-        slack / output_reference + 1e-5 * relative);
 }
 
 TEST_CASE("error_stats of nothing, of exact copies and of a zero reference") {
@@ -99,6 +111,8 @@ TEST_CASE("evaluation refuses what does not fit") {
   const auto t = formats::uniform_quantizer{}.quantize({w.data(), 6, 8}, {});
   CHECK_THROWS_AS(ops::weight_error({w.data(), 8, 6}, t), shape_error);
   CHECK_THROWS_AS(ops::output_error({w.data(), 6, 7}, {w.data(), 6, 8}, t), shape_error);
+  CHECK_THROWS_AS(ops::output_error({w.data(), 6, 8}, {w.data(), 5, 8}, {w.data(), 6, 8}, t),
+                  shape_error);
   std::vector<float> out(48);
   CHECK_THROWS_AS(ops::dequantize(t, {out.data(), 8, 6}, kernels::context::best()), shape_error);
 }

@@ -44,14 +44,19 @@ template <quantized_tensor T>
   return stats;
 }
 
-/// How far the layer's output is off on inputs X [tokens, K]: compares X W^T with X Ŵ^T, where Ŵ is
-/// the tensor. What the error means to the next layer, which the weight error alone does not show.
+/// How far the layer's output is off: compares X W^T, for inputs X [tokens, K] of the original
+/// network, with X̂ Ŵ^T, where Ŵ is the tensor and `seen` are the inputs X̂ that it meets, distorted
+/// by what was quantized before it. Refuses shapes that do not fit (shape).
 template <quantized_tensor T>
 [[nodiscard]] error_stats output_error(matrix_view<const float> inputs,
+                                       matrix_view<const float> seen,
                                        matrix_view<const float> weights, const T& t) {
   detail::check_same_shape(weights, t);
   LOWBIT_CHECK(inputs.cols() == weights.cols(), shape, "inputs have ", inputs.cols(),
                " channels, weights ", weights.cols(), " columns");
+  LOWBIT_CHECK(seen.shape() == inputs.shape(), shape, "inputs are [", inputs.rows(), ", ",
+               inputs.cols(), "], those that the tensor meets [", seen.rows(), ", ", seen.cols(),
+               "]");
   error_stats stats;
   const index_t width = std::min(weights.rows(), dequantize_block_rows);
   aligned_buffer<float> exact(checked_mul(inputs.rows(), width, "outputs"));
@@ -60,10 +65,18 @@ template <quantized_tensor T>
     const matrix_view<float> y(exact.data(), inputs.rows(), rows.size());
     const matrix_view<float> y_hat(approximate.data(), inputs.rows(), rows.size());
     linalg::multiply_transposed(inputs, weights.middle_rows(rows), y);
-    linalg::multiply_transposed(inputs, block, y_hat);
+    linalg::multiply_transposed(seen, block, y_hat);
     stats.add({y.data(), inputs.rows() * rows.size()}, {y_hat.data(), inputs.rows() * rows.size()});
   });
   return stats;
+}
+
+/// The same where the tensor meets the inputs X [tokens, K] themselves: what its error means to the
+/// next layer, which the weight error alone does not show.
+template <quantized_tensor T>
+[[nodiscard]] error_stats output_error(matrix_view<const float> inputs,
+                                       matrix_view<const float> weights, const T& t) {
+  return output_error(inputs, inputs, weights, t);
 }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops
