@@ -103,7 +103,8 @@ TEST_CASE("sbvr codec: headroom is room for larger groups") {
   const sbvr_quantizer q{.params = {.planes = 2, .scale_bits = 6}};
   const auto codec = q.prepare(m.view(), {}, 4.0F);
   std::vector<float> larger;
-  for (const float v : m.view().row(1)) larger.push_back(3.9F * v);
+  const auto row = m.view().row(1);
+  for (const float v : row) larger.push_back(3.9F * v);
   const auto l = codec.fit(1, 0, larger, {});
   std::vector<float> values(4);
   codec.values(l, values);
