@@ -130,6 +130,15 @@ LOWBIT_ALWAYS_INLINE floats load_reals(const code_format& f, const std::uint8_t*
   return load_floats(reinterpret_cast<const float*>(reals) + row);
 }
 
+/// The scales of a plane: 1-bit codes only have a ratio other than 1.
+template <code_kind Kind, bool Plain>
+LOWBIT_ALWAYS_INLINE floats load_scales(const code_format& f, const std::uint8_t* scales,
+                                        index_t row, float ratio) noexcept {
+  const floats scale = load_reals<Plain>(f, scales, row);
+  if constexpr (bits_of(Kind) == 1) return times(scale, splat_float(ratio));
+  return scale;
+}
+
 /// What V of one token has beside the sum over codes and, where zeros are per row, beside theirs:
 /// sums begin with it.
 template <bool Wide>
@@ -376,19 +385,23 @@ LOWBIT_ALWAYS_INLINE void multiply_half_in_place(const std::uint8_t* codes, inde
   }
 }
 
-/// Adds sets First .. First + Sets - 1 (all 8, or a half by multiply_half_in_place) of one plane of
+/// Prefetches a share of the stream that the loop over codes skips.
+LOWBIT_ALWAYS_INLINE void prefetch_reals(const std::uint8_t* reals, index_t size) noexcept {
+  for (index_t i = 0; i < size; i += 64) __builtin_prefetch(reals + i);
+}
+
+/// Adds sets First .. First + Sets - 1 (all 8, or a half by multiply_half_in_place) of plane p of
 /// one run for Tokens tokens. x, sums, steps, y: of the first of them. Not inlined: with the
 /// caller's variables around, g++ 12 spills registers of the inner loop.
 template <code_kind Kind, bool Plain, index_t First, index_t Sets, index_t Tokens>
-__attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std::uint8_t* plane,
-                                        const std::int8_t* x, const std::int32_t* sums,
-                                        const float* steps, const std::uint8_t* zeros,
-                                        float* y) noexcept {
+__attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std::uint8_t* run,
+                                        index_t p, const std::int8_t* x, const std::int32_t* sums,
+                                        const float* steps, float* y) noexcept {
   const code_format& f = *a.format;
-  const std::uint8_t* const codes = plane + f.scale_bytes();
-  if (First == 0) {  // the scales' share of the stream, which the codes' loop skips
-    for (const std::uint8_t* p = plane; p < codes; p += 64) __builtin_prefetch(p + a.prefetch);
-  }
+  const std::uint8_t* const scales = run + f.scales_at(p, a.quads);
+  const std::uint8_t* const codes = run + f.codes_at(p, a.quads);
+  const std::uint8_t* const zeros = run + f.zeros_at(a.quads);
+  if (First == 0 && (p == 0 || !f.has_ratios)) prefetch_reals(scales + a.prefetch, f.scale_bytes());
   std::int32_t base[Tokens];
   for (index_t t = 0; t < Tokens; ++t) base[t] = base_of<is_wide<Kind>>(f, sums[t]);
   for (index_t part = 0; part < parts; ++part) {
@@ -403,7 +416,7 @@ __attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std:
     LOWBIT_UNROLL
     for (index_t s = 0; s < Sets; ++s) {
       const index_t row = (First + s) * 16 + part * vector_rows;
-      const floats scale = load_reals<Plain>(f, plane, row);
+      const floats scale = load_scales<Kind, Plain>(f, scales, row, f.ratio(p));
       LOWBIT_UNROLL
       for (index_t t = 0; t < Tokens; ++t) {
         add_scaled(with_step<Plain>(scale, steps, t),
@@ -418,7 +431,6 @@ __attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std:
 template <code_kind Kind, bool Plain, index_t Tokens>
 inline void tile_of_few_tokens(const code_gemm_tile_args& a, index_t token) noexcept {
   const code_format& f = *a.format;
-  const index_t plane_bytes = f.plane_bytes(a.quads);
   const index_t run_bytes = f.run_bytes(a.quads);
   float* const y = a.y + token * code_tile_rows;
   const std::uint8_t* run = a.weights;
@@ -426,19 +438,18 @@ inline void tile_of_few_tokens(const code_gemm_tile_args& a, index_t token) noex
     const std::int8_t* const x = a.activations + g * a.activation_stride + token * 4 * a.quads;
     const std::int32_t* const sums = a.sums + g * a.sum_stride + token;
     const float* const steps = a.steps == nullptr ? nullptr : a.steps + g * a.sum_stride + token;
-    const std::uint8_t* const zeros = run + f.planes * plane_bytes;
     for (index_t p = 0; p < f.planes; ++p) {
-      const std::uint8_t* const plane = run + p * plane_bytes;
       if constexpr (Tokens > 3) {
-        add_sets<Kind, Plain, 0, 4, Tokens>(a, plane, x, sums, steps, zeros, y);
-        add_sets<Kind, Plain, 4, 4, Tokens>(a, plane, x, sums, steps, zeros, y);
+        add_sets<Kind, Plain, 0, 4, Tokens>(a, run, p, x, sums, steps, y);
+        add_sets<Kind, Plain, 4, 4, Tokens>(a, run, p, x, sums, steps, y);
       } else {
-        add_sets<Kind, Plain, 0, 8, Tokens>(a, plane, x, sums, steps, zeros, y);
+        add_sets<Kind, Plain, 0, 8, Tokens>(a, run, p, x, sums, steps, y);
       }
     }
+    const index_t zeros_at = f.zeros_at(a.quads);
+    prefetch_reals(run + zeros_at + a.prefetch, run_bytes - zeros_at);
     if (f.has_offsets) {
-      add_offsets(f, zeros + (f.has_zeros ? code_tile_rows : 0U), 0, code_tile_rows, sums, steps,
-                  Tokens, y);
+      add_offsets(f, run + f.offsets_at(a.quads), 0, code_tile_rows, sums, steps, Tokens, y);
     }
   }
 }
@@ -564,11 +575,11 @@ inline void multiply_panel(const code_gemm_tile_args& a, const std::uint8_t* pan
   const code_format& f = *a.format;
   const index_t quads = a.quads;
   const index_t run_bytes = f.run_bytes(quads);
-  const index_t planes_bytes = f.planes * f.plane_bytes(quads);
   float* const y = a.y + token * code_tile_rows + rows;
   for (index_t s = 0; s < segments; ++s) {
     const index_t run = (segment + s) / f.planes;
-    const std::uint8_t* const zeros = a.weights + run * run_bytes + planes_bytes + rows;
+    const std::uint8_t* const stream = a.weights + run * run_bytes;
+    const std::uint8_t* const zeros = stream + f.zeros_at(quads) + rows;
     const std::int8_t* const x = a.activations + run * a.activation_stride + token * 4 * quads;
     const std::int32_t* const sums = a.sums + run * a.sum_stride + token;
     const float* const steps = a.steps == nullptr ? nullptr : a.steps + run * a.sum_stride + token;
@@ -578,8 +589,7 @@ inline void multiply_panel(const code_gemm_tile_args& a, const std::uint8_t* pan
                                           y + row);
     }
     if (f.has_offsets && (segment + s + 1) % f.planes == 0) {
-      add_offsets(f, zeros - rows + (f.has_zeros ? code_tile_rows : 0U), rows, half_rows, sums,
-                  steps, Tokens, y - rows);
+      add_offsets(f, stream + f.offsets_at(quads), rows, half_rows, sums, steps, Tokens, y - rows);
     }
   }
 }
@@ -589,7 +599,6 @@ inline void tile_of_many_tokens(const code_gemm_tile_args& a) noexcept {
   alignas(64) std::uint8_t panel[code_max_quads * 4 * half_rows];
   alignas(64) float scales[code_max_quads * half_rows];
   const code_format& f = *a.format;
-  const index_t plane_bytes = f.plane_bytes(a.quads);
   const index_t run_bytes = f.run_bytes(a.quads);
   const book_table table = load_table(f.book);
   // Rare formats have smaller blocks: less code to compile.
@@ -604,13 +613,14 @@ inline void tile_of_many_tokens(const code_gemm_tile_args& a) noexcept {
     const index_t count = panel_segments < rest ? panel_segments : rest;
     for (index_t half = 0; half < 2; ++half) {
       for (index_t s = 0; s < count; ++s) {
-        const std::uint8_t* const plane =
-            a.weights + (first + s) / f.planes * run_bytes + (first + s) % f.planes * plane_bytes;
+        const std::uint8_t* const run = a.weights + (first + s) / f.planes * run_bytes;
+        const index_t p = (first + s) % f.planes;
         for (index_t row = 0; row < half_rows; row += vector_rows) {
           store_floats(scales + s * half_rows + row,
-                       load_reals<Plain>(f, plane, half * half_rows + row));
+                       load_scales<Kind, Plain>(f, run + f.scales_at(p, a.quads),
+                                                half * half_rows + row, f.ratio(p)));
         }
-        const std::uint8_t* const codes = plane + f.scale_bytes();
+        const std::uint8_t* const codes = run + f.codes_at(p, a.quads);
         std::uint8_t* const to = panel + s * a.quads * half_rows * 4;
         if (half == 0) {
           unpack_half<Kind, 0>(codes, a.quads, a.prefetch, table, to);
