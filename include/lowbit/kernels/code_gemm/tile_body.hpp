@@ -240,22 +240,25 @@ LOWBIT_ALWAYS_INLINE void multiply_tokens(const std::uint8_t* codes, index_t qua
   } while (q < quads);
 }
 
+/// Whether the common start of all sets is added to them at the end of a run, or every sum over
+/// fields begins with so much of it that it comes out once in every difference. The latter takes a
+/// number of its own for each field of a line: measured, too many with 1 and 3 bits.
+template <code_kind Kind>
+inline constexpr bool base_comes_last = bits_of(Kind) == 1 || bits_of(Kind) == 3;
+
 /// Sums of sets 0 .. Set out of sums over the low fields of the bytes. Signs count double: one
 /// shift less, or a sum more.
 template <code_kind Kind, index_t Set>
-LOWBIT_ALWAYS_INLINE void resolve(const ints* sums, std::int32_t base, ints* dots) noexcept {
+LOWBIT_ALWAYS_INLINE void resolve(const ints* sums, ints* dots) noexcept {
   constexpr unsigned bits = bits_of(Kind);
   constexpr index_t field = Set % (8 / bits);
   if constexpr (field == 0) {
-    dots[Set] = sums[Set];
-    if constexpr (Kind == code_kind::sign) {
-      dots[Set] = add(add(dots[Set], dots[Set]), splat_int(base));
-    }
+    dots[Set] = Kind == code_kind::sign ? add(sums[Set], sums[Set]) : sums[Set];
   } else {
     constexpr index_t shift = Kind == code_kind::sign ? field - 1 : field * bits;
     dots[Set] = shift_right_int<shift>(subtract(sums[Set], sums[Set - 1]));
   }
-  if constexpr (Set > 0) resolve<Kind, Set - 1>(sums, base, dots);
+  if constexpr (Set > 0) resolve<Kind, Set - 1>(sums, dots);
 }
 
 /// The same for 3-bit codes, whose sums are those over A & 3, A & 31, A, B & 3, B & 31, B, C & 1,
@@ -274,7 +277,7 @@ LOWBIT_ALWAYS_INLINE void resolve_3_bits(const ints* sums, ints* dots) noexcept 
 }
 
 /// Which sum over low fields: of which line, over which bits, and how often the common start is in
-/// it so that it comes out once in every difference.
+/// it.
 template <unsigned Bits>
 inline constexpr index_t field_count = Bits == 3 ? 10 : 8;
 template <unsigned Bits>
@@ -291,9 +294,7 @@ LOWBIT_ALWAYS_INLINE constexpr unsigned mask_of(index_t field) noexcept {
 template <code_kind Kind>
 LOWBIT_ALWAYS_INLINE constexpr std::int32_t starts_of(index_t field) noexcept {
   constexpr unsigned bits = bits_of(Kind);
-  constexpr std::int32_t starts[] = {1, 5, 37, 1, 5, 37, 0, 0, 4, 36};
-  if (bits == 3) return starts[field];
-  if (Kind == code_kind::sign) return (1 << field) - 1;  // 0 + 1 + 2 + 4 ...: halves of the fields
+  if (base_comes_last<Kind>) return 0;
   std::int32_t sum = 1;
   for (index_t below = field % (8 / bits); below > 0; --below) sum = (sum << bits) + 1;
   return sum;
@@ -336,7 +337,11 @@ LOWBIT_ALWAYS_INLINE void multiply_in_place(const std::uint8_t* codes, index_t q
     if constexpr (Bits == 3) {
       resolve_3_bits(sums[t], dots[t]);
     } else {
-      resolve<Kind, 7>(sums[t], base[t], dots[t]);
+      resolve<Kind, 7>(sums[t], dots[t]);
+    }
+    if constexpr (base_comes_last<Kind>) {
+      const ints start = splat_int(base[t]);
+      repeat<8>([&](auto s) LOWBIT_INLINE_LAMBDA { dots[t][s] = add(dots[t][s], start); });
     }
   });
 }
@@ -401,6 +406,7 @@ __attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std:
   const std::uint8_t* const scales = run + f.scales_at(p, a.quads);
   const std::uint8_t* const codes = run + f.codes_at(p, a.quads);
   const std::uint8_t* const zeros = run + f.zeros_at(a.quads);
+  const float ratio = f.ratio(p);  // once: stores to y might change what `f` refers to
   if (First == 0 && (p == 0 || !f.has_ratios)) prefetch_reals(scales + a.prefetch, f.scale_bytes());
   std::int32_t base[Tokens];
   for (index_t t = 0; t < Tokens; ++t) base[t] = base_of<is_wide<Kind>>(f, sums[t]);
@@ -416,7 +422,7 @@ __attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std:
     LOWBIT_UNROLL
     for (index_t s = 0; s < Sets; ++s) {
       const index_t row = (First + s) * 16 + part * vector_rows;
-      const floats scale = load_scales<Kind, Plain>(f, scales, row, f.ratio(p));
+      const floats scale = load_scales<Kind, Plain>(f, scales, row, ratio);
       LOWBIT_UNROLL
       for (index_t t = 0; t < Tokens; ++t) {
         add_scaled(with_step<Plain>(scale, steps, t),
