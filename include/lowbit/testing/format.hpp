@@ -390,12 +390,13 @@ class tensor_checks {
 
     const auto whole = value_bits(t_);
     std::vector<float> levels(count);
+    std::string unannounced;
     std::string wrong;
     for (index_t r = 0; r < shape.rows; ++r) {
       for (index_t c = 0; c < shape.cols && wrong.empty(); ++c) {
         const auto offset = static_cast<double>(t_.plane_levels(r, c / group_size, levels));
-        if (!form.has_offsets && offset != 0.0) {
-          wrong = lowbit::detail::message("row ", r, ", column ", c, " has the offset ", offset);
+        if (!form.has_offsets && offset != 0.0 && unannounced.empty()) {
+          unannounced = lowbit::detail::message("row ", r, ", column ", c, " has ", offset);
         }
         double sum = offset;
         double magnitude = std::fabs(offset);
@@ -415,6 +416,7 @@ class tensor_checks {
         }
       }
     }
+    report("no_offset_unless_announced", unannounced.empty(), unannounced);
     report("plane_form_gives_the_values", wrong.empty(), wrong);
   }
 
