@@ -5,6 +5,7 @@
 //   bench_gemm --benchmark_filter=M128_N4096 --benchmark_repetitions=7
 #include "baseline_products.hpp"
 #include "code_products.hpp"
+#include "sbvr_products.hpp"
 
 namespace {
 
@@ -19,6 +20,9 @@ const bench::registration gemm([] {
   }
   register_code_product(book_product(64, {128, 4096, 4096}, false));
   register_code_product(plane_product(2, 128, {128, 4096, 4096}, false));
+  for (const unsigned planes : {1U, 2U, 3U, 4U}) {
+    register_sbvr_product(planes, 128, {128, 4096, 4096}, false);
+  }
   register_eigen_baseline({128, 4096, 4096}, false);
   register_dequantize_baseline(4, 64, {128, 4096, 4096}, false);
 

@@ -4,6 +4,7 @@
 //   bench_gemv --benchmark_filter=M1_N4096_K4096/cold --benchmark_repetitions=7
 #include "baseline_products.hpp"
 #include "code_products.hpp"
+#include "sbvr_products.hpp"
 
 namespace {
 
@@ -39,6 +40,16 @@ const bench::registration gemv([] {
     for (const unsigned bits : {2U, 4U}) {
       register_code_product(uniform_product(bits, 64, {tokens, 4096, 4096}, true));
       register_code_product(uniform_product(bits, 64, {tokens, 512, 2048}, false));
+    }
+  }
+
+  // One after the other what shares quantized weights.
+  for (const unsigned planes : {1U, 2U, 3U, 4U}) {
+    for (index_t tokens = 1; tokens <= 8; ++tokens) {
+      register_sbvr_product(planes, 128, {tokens, 4096, 4096}, true);
+    }
+    for (index_t tokens = 1; tokens <= 8; ++tokens) {
+      register_sbvr_product(planes, 128, {tokens, 512, 2048}, false);
     }
   }
 });

@@ -16,10 +16,12 @@
 
 #include "harness.hpp"
 #include "lowbit/core/random.hpp"
+#include "lowbit/formats/sbvr/tensor.hpp"
 #include "lowbit/kernels/activations/driver.hpp"
 #include "lowbit/kernels/activations/quantized.hpp"
 #include "lowbit/kernels/bit_gemm/driver.hpp"
 #include "lowbit/kernels/code_gemm/driver.hpp"
+#include "lowbit/ops/pack.hpp"
 
 namespace {
 
@@ -81,6 +83,33 @@ void pack_planes(benchmark::State& state, unsigned bits, index_t group_size, pro
     benchmark::DoNotOptimize(kernels::packed_weight_planes(planes, group_size));
   }
   count(state, shape, 8.0 * static_cast<double>(planes.words().size()));
+}
+
+/// A tensor of sums of scaled bit vectors, for products with int8.
+void pack_sbvr(benchmark::State& state, unsigned planes, product_shape shape) {
+  using lowbit::formats::sbvr_codebook;
+  sbvr_codebook codebook({.planes = planes});
+  const std::vector<float> ratios{1.0F, 0.5F, 0.25F, 0.125F};
+  codebook.set_ratios({ratios.data(), planes});
+  lowbit::formats::sbvr_tensor tensor({shape.rows, shape.cols}, codebook);
+  std::vector<std::uint8_t> codes(shape.cols);
+  for (index_t r = 0; r < shape.rows; ++r) {
+    for (index_t c = 0; c < shape.cols; ++c) {
+      codes[c] = static_cast<std::uint8_t>(lowbit::random_bits(1, r * shape.cols + c) &
+                                           ((1U << planes) - 1U));
+    }
+    tensor.set_codes(r, codes);
+    for (index_t g = 0; g < tensor.group_shape().cols; ++g) {
+      tensor.set_levels(r, g, {.scale = static_cast<float>(1 + (r + g) % 1024)});
+    }
+  }
+  double bytes = 0;
+  for (auto _ : state) {
+    const kernels::packed_codes packed = lowbit::ops::pack(tensor, allowed_context());
+    bytes = static_cast<double>(packed.size_bytes());
+    benchmark::ClobberMemory();
+  }
+  count(state, shape, bytes);
 }
 
 std::vector<float> random_floats(product_shape shape) {
@@ -157,6 +186,10 @@ const registration packing([] {
   for (const unsigned bits : {1U, 2U, 3U, 4U, 8U}) {
     add(name_of("pack_weights", "uniform_g64", bits, 8, "driver", matrix),
         [bits, matrix](benchmark::State& state) { pack_codes(state, bits, 64, matrix); });
+  }
+  for (const unsigned planes : {1U, 2U, 3U, 4U}) {
+    add(name_of("pack_weights", "sbvr_g128", planes, 8, "driver", matrix),
+        [planes, matrix](benchmark::State& state) { pack_sbvr(state, planes, matrix); });
   }
   for (const unsigned bits : {1U, 4U}) {
     for (const index_t group_size : {index_t{0}, index_t{64}}) {

@@ -50,7 +50,8 @@ struct weights {
     return has_fine_scales ? coarse + 0x1p-20F : coarse;
   }
   [[nodiscard]] float scale(index_t row, index_t group, index_t plane) const {
-    return real(2, row, group, plane);
+    if (!format.has_ratios) return real(2, row, group, plane);
+    return real(2, row, group, 0) * format.ratios[plane];
   }
   [[nodiscard]] float offset(index_t row, index_t group) const {
     return format.has_offsets ? real(3, row, group, 0) : 0.0F;
@@ -69,7 +70,7 @@ struct weights {
       for (index_t k = 0; k < out.size(); ++k) out[k] = code(row, plane, k);
     };
     const auto levels = [this](index_t row, index_t group, std::span<float> scales) {
-      for (index_t p = 0; p < scales.size(); ++p) scales[p] = scale(row, group, p);
+      for (index_t p = 0; p < scales.size(); ++p) scales[p] = real(2, row, group, p);
       return code_group{zero(row, group), offset(row, group)};
     };
     return packed_codes({.shape = shape,
@@ -185,6 +186,16 @@ std::vector<code_format> formats() {
   all.push_back({.bits = 1, .code_step = 2, .zero = 1});
   all.push_back({.bits = 1, .planes = 3, .code_step = 2, .zero = 1, .has_offsets = true});
   all.push_back({.bits = 1, .planes = 8, .code_step = 1});
+  for (const unsigned planes : {1U, 2U, 5U, 8U}) {  // that share a scale
+    code_format shared{.bits = 1,
+                       .planes = planes,
+                       .code_step = planes == 5 ? 1 : 2,
+                       .zero = planes == 5 ? 0 : 1,
+                       .has_offsets = planes > 2,
+                       .has_ratios = true};
+    for (unsigned p = 0; p < planes; ++p) shared.ratios[p] = 0.3F - 0.07F * static_cast<float>(p);
+    all.push_back(shared);
+  }
   code_format book{
       .bits = 4, .zero = 127, .has_zeros = true, .has_offsets = true, .has_book = true};
   for (index_t i = 0; i < 16; ++i) book.book[i] = static_cast<std::uint8_t>(255 - 16 * i);
@@ -411,6 +422,33 @@ TEST_CASE("code_gemm: packed codes take the room that the contract says") {
   CHECK(packed.tile(1).size() == packed.size_bytes() / 2);
 }
 
+TEST_CASE("code_gemm: planes that share a scale store it once, as fp16, whatever the ratios") {
+  weights w{
+      {130, 256}, 128, {.bits = 1, .planes = 2, .code_step = 2, .zero = 1, .has_ratios = true}};
+  w.format.ratios[0] = 0.1F;  // no fp16
+  w.format.ratios[1] = -0.7F;
+  const packed_codes packed = w.pack();
+  CHECK_FALSE(packed.format().has_wide_scales);
+  // 2 tiles of 2 runs: 2 planes of 32 quads of 64 bytes, a scale of 2 bytes for 128 rows.
+  CHECK(packed.size_bytes() == 2 * 2 * (2 * 32 * 64 + 128 * 2));
+  std::size_t wrong = 0;
+  for (index_t r = 0; r < w.shape.rows; ++r) {
+    for (index_t g = 0; g < 2; ++g) {
+      const code_format& f = packed.format();
+      const std::uint8_t* const run = packed.tile(r / 128).data() + g * f.run_bytes(32);
+      wrong += kernels::scalar::code_gemm_detail::real_at(f, run, r % 128) != w.real(2, r, g, 0);
+      for (index_t p = 0; p < 2; ++p) {
+        for (index_t k = 0; k < 128; ++k) {
+          const std::int32_t code = kernels::scalar::code_gemm_detail::code_at(
+              f, run + f.codes_at(p, 32) + k / 4 * 64, r % 128, k % 4);
+          wrong += code != w.code(r, p, g * 128 + k);
+        }
+      }
+    }
+  }
+  CHECK(wrong == 0);
+}
+
 TEST_CASE("code_gemm: codes lie where the contract says, and padding is zero") {
   for (const unsigned bits : {1U, 2U, 3U, 4U, 8U}) {
     const weights w{{130, 70}, 33, {.bits = bits, .zero = 1}};
@@ -501,6 +539,9 @@ TEST_CASE("code_gemm: formats that the contract does not know are refused") {
   CHECK(refusal({.bits = 1, .planes = 2, .has_zeros = true}) == zeros);
   CHECK(refusal({.bits = 1, .code_step = 2, .has_zeros = true}) == zeros);
   CHECK(refusal({.bits = 8, .has_book = true}) == "a code book goes with 4 bits, not 8");
+  CHECK(refusal({.bits = 2, .has_ratios = true}) ==
+        "planes of 2 bits share no scale: those of 1 bit do");
   CHECK(accepted({.bits = 1, .planes = 8, .code_step = 2, .zero = 255}));
+  CHECK(accepted({.bits = 1, .planes = 8, .code_step = 2, .zero = 255, .has_ratios = true}));
   CHECK(accepted({.bits = 4, .zero = 0, .has_book = true}));
 }

@@ -98,6 +98,13 @@ TEST_CASE("code_gemm: the suite meets every format, length, number of runs and o
       }));
     }
   }
+  for (unsigned planes = 1; planes <= 8; ++planes) {
+    for (const index_t tokens : {1U, 2U, 3U, 7U, 10U, 25U}) {
+      CHECK(has([&](const code_gemm_case& c) {
+        return c.format.has_ratios && c.format.planes == planes && c.tokens == tokens;
+      }));
+    }
+  }
   CHECK(has([](const code_gemm_case& c) { return c.prefetch == 0; }));
   CHECK(has([](const code_gemm_case& c) { return c.prefetch == 8192; }));
 }
@@ -131,6 +138,10 @@ struct honest {
   static float add_offset(float offset, float step, float sum, float y) {
     return std::fma(offset * step, sum, y);
   }
+  /// Changes the stored scale and the step to the two factors whose product is used.
+  static void apply_ratio(const code_format& f, index_t plane, float& scale, float&) {
+    if (f.has_ratios) scale *= f.ratios[plane];
+  }
   static index_t plane(index_t p, index_t) { return p; }
   static constexpr bool offsets_first = false;
 };
@@ -141,8 +152,8 @@ void tile(const code_gemm_tile_args& a) noexcept {
   std::vector<std::int32_t> codes(4 * a.quads);
   for (index_t g = 0; g < a.runs; ++g) {
     const std::uint8_t* const run = a.weights + g * f.run_bytes(a.quads);
-    const std::uint8_t* const zeros = run + f.planes * f.plane_bytes(a.quads);
-    const std::uint8_t* const offsets = zeros + (f.has_zeros ? code_tile_rows : 0U);
+    const std::uint8_t* const zeros = run + f.zeros_at(a.quads);
+    const std::uint8_t* const offsets = run + f.offsets_at(a.quads);
     for (index_t r = 0; r < code_tile_rows; ++r) {
       const auto add_offsets = [&] {
         if (!f.has_offsets) return;
@@ -156,9 +167,9 @@ void tile(const code_gemm_tile_args& a) noexcept {
       if (Rules::offsets_first) add_offsets();
       for (index_t plane = 0; plane < f.planes; ++plane) {
         const index_t p = Rules::plane(plane, f.planes);
-        const std::uint8_t* const scales = run + p * f.plane_bytes(a.quads);
+        const std::uint8_t* const quads = run + f.codes_at(p, a.quads);
         for (index_t k = 0; k < codes.size(); ++k) {
-          codes[k] = Rules::code(f, scales + f.scale_bytes() + k / 4 * 64 * f.bits, r, k % 4);
+          codes[k] = Rules::code(f, quads + k / 4 * 64 * f.bits, r, k % 4);
         }
         for (index_t t = 0; t < a.tokens; ++t) {
           const index_t i = g * a.sum_stride + t;
@@ -166,8 +177,10 @@ void tile(const code_gemm_tile_args& a) noexcept {
               Rules::dot(codes, a.activations + g * a.activation_stride + t * codes.size());
           const std::int32_t v = Rules::value(f, dot, f.has_zeros ? zeros[r] : f.zero, a.sums[i]);
           float& y = a.y[t * code_tile_rows + r];
-          y = Rules::add(Rules::real(f, scales, r), a.steps == nullptr ? 1.0F : a.steps[i],
-                         static_cast<float>(v), y);
+          float scale = Rules::real(f, run + f.scales_at(p, a.quads), r);
+          float step = a.steps == nullptr ? 1.0F : a.steps[i];
+          Rules::apply_ratio(f, p, scale, step);
+          y = Rules::add(scale, step, static_cast<float>(v), y);
         }
       }
       if (!Rules::offsets_first) add_offsets();
@@ -341,6 +354,41 @@ struct keeps_factors_in_double : honest {  // scale * step is to be rounded
     return static_cast<float>(factor * static_cast<double>(v) + static_cast<double>(y));
   }
 };
+struct ignores_ratios : honest {
+  static void apply_ratio(const code_format&, index_t, float&, float&) {}
+};
+struct ignores_a_late_ratio : honest {  // as if all planes had the first one's
+  static void apply_ratio(const code_format& f, index_t, float& scale, float& step) {
+    honest::apply_ratio(f, 0, scale, step);
+  }
+};
+struct narrow_ratios : honest {
+  static void apply_ratio(const code_format& f, index_t plane, float& scale, float& step) {
+    code_format narrow = f;
+    narrow.ratios[plane] = to_float(from_float<float16>(f.ratios[plane]));
+    honest::apply_ratio(narrow, plane, scale, step);
+  }
+};
+struct applies_ratios_to_steps : honest {  // the ratio meets the step first
+  static void apply_ratio(const code_format& f, index_t plane, float&, float& step) {
+    if (f.has_ratios) step *= f.ratios[plane];
+  }
+};
+struct keeps_ratios_in_double : honest {  // scale * ratio is to be rounded
+  static void apply_ratio(const code_format& f, index_t plane, float& scale, float& step) {
+    if (!f.has_ratios) return;
+    const double exact = static_cast<double>(scale) * static_cast<double>(f.ratios[plane]);
+    scale = static_cast<float>(exact * static_cast<double>(step));
+    step = 1.0F;
+  }
+};
+struct takes_denormal_ratios_for_zero : honest {
+  static void apply_ratio(const code_format& f, index_t plane, float& scale, float& step) {
+    code_format flushed = f;
+    if (std::fabs(f.ratios[plane]) < std::numeric_limits<float>::min()) flushed.ratios[plane] = 0;
+    honest::apply_ratio(flushed, plane, scale, step);
+  }
+};
 struct adds_offsets_first : honest {
   static constexpr bool offsets_first = true;
 };
@@ -464,6 +512,12 @@ TEST_CASE("code_gemm: the conformance suite finds wrong variants") {
       {"flushes small halves", cpu::none, &tile<flushes_small_halves>},
       {"narrow scales", cpu::none, &tile<narrow_scales>},
       {"keeps factors in double", cpu::none, &tile<keeps_factors_in_double>},
+      {"ignores ratios", cpu::none, &tile<ignores_ratios>},
+      {"ignores all ratios but one", cpu::none, &tile<ignores_a_late_ratio>},
+      {"narrow ratios", cpu::none, &tile<narrow_ratios>},
+      {"applies ratios to steps", cpu::none, &tile<applies_ratios_to_steps>},
+      {"keeps ratios in double", cpu::none, &tile<keeps_ratios_in_double>},
+      {"takes denormal ratios for zero", cpu::none, &tile<takes_denormal_ratios_for_zero>},
       {"adds offsets first", cpu::none, &tile<adds_offsets_first>},
       {"adds planes backwards", cpu::none, &tile<adds_planes_backwards>},
       {"adds runs backwards", cpu::none, &adds_runs_backwards},

@@ -155,6 +155,34 @@ TEST_CASE("pack_row and unpack_row: inverse of each other, every plane count and
   CHECK(wrong == 0);
 }
 
+TEST_CASE("spread_bits: every byte") {
+  static_assert(layout::spread_bits(0x81) == 0x0100000000000001U);
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    std::uint64_t expected = 0;
+    for (unsigned i = 0; i < 8; ++i) expected |= std::uint64_t{byte >> i & 1U} << (8 * i);
+    CHECK(layout::spread_bits(static_cast<std::uint8_t>(byte)) == expected);
+  }
+}
+
+TEST_CASE("unpack_plane_row: the bits of one row of one plane, every width") {
+  std::size_t wrong = 0;
+  for (const index_t planes : {1U, 3U}) {
+    for (index_t cols = 0; cols <= 130; ++cols) {
+      bit_matrix m(planes, {3, cols});
+      for (index_t i = 0; i < m.words().size(); ++i) m.words()[i] = random_bits(5, i);
+      for (index_t p = 0; p < planes; ++p) {
+        for (index_t r = 0; r < 3; ++r) {
+          std::vector<std::uint8_t> bits(cols + 1, 0xee);
+          layout::unpack_plane_row(m, p, r, {bits.data(), cols});
+          for (index_t c = 0; c < cols; ++c) wrong += bits[c] != (m.bit(p, r, c) ? 1 : 0) ? 1U : 0U;
+          wrong += bits[cols] == 0xee ? 0U : 1U;
+        }
+      }
+    }
+  }
+  CHECK(wrong == 0);
+}
+
 TEST_CASE("pack_row: every byte value at every place of a word") {
   bit_matrix m(8, {1, 64});
   std::size_t wrong = 0;

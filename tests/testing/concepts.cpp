@@ -298,6 +298,28 @@ struct without_offset : operand_model<without_offset> {
 };
 static_assert(!bit_serial_operand<without_offset>, "plane_coefficients() returns the offset");
 
+// -- plane_sum_operand ----------------------------------------------------------------------------
+
+template <class Self>
+struct plane_sum_model : operand_model<Self> {
+  lowbit::plane_form plane_form() const { return {}; }
+  float plane_levels(index_t, index_t, std::span<float>) const { return 0.0F; }
+};
+
+struct complete_plane_sum : plane_sum_model<complete_plane_sum> {};
+static_assert(plane_sum_operand<complete_plane_sum>);
+static_assert(!plane_sum_operand<complete_operand>, "a refinement is not required");
+
+struct plane_sum_without_planes : plane_sum_model<plane_sum_without_planes> {
+  void planes() const = delete;
+};
+static_assert(!plane_sum_operand<plane_sum_without_planes>, "it is a bit_serial_operand first");
+
+struct without_levels : plane_sum_model<without_levels> {
+  void plane_levels(index_t, index_t, std::span<float>) const {}
+};
+static_assert(!plane_sum_operand<without_levels>, "plane_levels() returns the offset");
+
 // -- quantizer ------------------------------------------------------------------------------------
 
 template <class Self>

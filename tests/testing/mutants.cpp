@@ -72,6 +72,9 @@ TEST_CASE("check_tensor reports each fault of a tensor by its name") {
       {tensor_fault::repairs_damage_silently, "corrupt/scales"},
       {tensor_fault::damage_with_another_kind, "corrupt/scales"},
       {tensor_fault::other_coefficients, "planes_are_the_values"},
+      {tensor_fault::other_form, "plane_form_gives_the_values"},
+      {tensor_fault::other_levels, "plane_form_gives_the_values"},
+      {tensor_fault::unannounced_offset, "no_offset_unless_announced"},
       {tensor_fault::no_group_size, "group_size"},
       {tensor_fault::set_padding, "planes_padding"},
   }));

@@ -38,6 +38,9 @@ enum class tensor_fault {
   repairs_damage_silently,
   damage_with_another_kind,
   other_coefficients,
+  other_form,
+  other_levels,
+  unannounced_offset,
   no_group_size,
   set_padding,
 };
@@ -194,6 +197,17 @@ class signs_tensor {
     return -scales_[row];
   }
 
+  // plane_sum_operand
+  [[nodiscard]] lowbit::plane_form plane_form() const {
+    lowbit::plane_form form{.is_signed = !has(tensor_fault::other_form), .has_ratios = true};
+    form.ratios[0] = -0.25F;
+    return form;
+  }
+  float plane_levels(index_t row, index_t, std::span<float> out) const {
+    out[0] = (has(tensor_fault::other_levels) ? 4.0F : -4.0F) * scales_[row];
+    return has(tensor_fault::unannounced_offset) ? 0x1p-20F * scales_[row] : 0.0F;
+  }
+
   void set_row(index_t r, float scale, std::span<const std::uint8_t> codes) {
     scales_[r] = scale;
     lowbit::layout::pack_row(codes, r, planes_);
@@ -215,7 +229,7 @@ class signs_tensor {
   mutable std::vector<float> scales_;  // mutable for changes_between_visits
 };
 
-static_assert(lowbit::bit_serial_operand<signs_tensor>);
+static_assert(lowbit::plane_sum_operand<signs_tensor>);
 
 struct signs_quantizer {
   using tensor = signs_tensor;

@@ -139,4 +139,22 @@ inline void unpack_row(const bit_matrix& in, index_t r, std::span<std::uint8_t> 
   }
 }
 
+/// Bit i of `bits` as byte i, 0 or 1.
+[[nodiscard]] constexpr std::uint64_t spread_bits(std::uint8_t bits) noexcept {
+  constexpr std::uint64_t ones = 0x0101010101010101ULL;
+  const std::uint64_t each = (bits * ones) & 0x8040201008040201ULL;  // byte i: bit i, in its place
+  return ((each + 0x7f * ones) >> 7U) & ones;                        // to bit 7, if it is set
+}
+
+/// Writes one row of one plane, a byte of 0 or 1 for each bit. `bits` has shape().cols elements.
+inline void unpack_plane_row(const bit_matrix& in, index_t plane, index_t r,
+                             std::span<std::uint8_t> bits) noexcept {
+  const std::span<const std::uint64_t> words = in.row(plane, r);
+  for (index_t c = 0; c < bits.size(); c += 8) {
+    const auto byte = static_cast<std::uint8_t>(words[c / word_bits] >> (c % word_bits));
+    const std::uint64_t eight = spread_bits(byte);
+    std::memcpy(&bits[c], &eight, bits.size() - c >= 8 ? 8 : bits.size() - c);
+  }
+}
+
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::layout

@@ -3,6 +3,7 @@
 // They stand here, not beside the concept, because they speak of layouts. Each is optional.
 #pragma once
 
+#include <array>
 #include <concepts>
 #include <span>
 #include <string_view>
@@ -27,6 +28,29 @@ concept bit_serial_operand = quantized_tensor<T> &&
   { t.planes() } -> std::same_as<const layout::bit_matrix&>;
   { t.group_size() } -> std::same_as<index_t>;
   { t.plane_coefficients(row, group, out) } -> std::same_as<float>;
+};
+
+/// What the bits of planes stand for, and which numbers a group has.
+struct plane_form {
+  bool is_signed = false;         ///< bits stand for -1 and +1, else for 0 and 1
+  bool has_offsets = false;       ///< else every offset is 0
+  bool has_ratios = false;        ///< a group has one scale, which `ratios` multiply
+  std::array<float, 8> ratios{};  ///< of the first 8 planes, the same for all groups
+};
+
+/// A bit_serial_operand that says, at run time, which form its sums have, so that products need not
+/// store what follows from it:
+///   W[n, k] = offset(n, g) + sum over planes i of c_i(n, g) * b_i(n, k)
+/// with b_i = -1 or +1 (is_signed), else 0 or 1, and c_i(n, g) = scale(n, g) * ratios[i]
+/// (has_ratios, at most 8 planes), else any.
+///  * plane_levels(n, g, out): writes the scale (has_ratios), else one coefficient per plane;
+///  returns the offset.
+/// The sum may differ from dequantize() by rounding only.
+template <class T>
+concept plane_sum_operand = bit_serial_operand<T> &&
+    requires(const T& t, index_t row, index_t group, std::span<float> out) {
+  { t.plane_form() } -> std::same_as<plane_form>;
+  { t.plane_levels(row, group, out) } -> std::same_as<float>;
 };
 
 /// A tensor of small integers with affine levels per group of columns (core/affine.hpp):

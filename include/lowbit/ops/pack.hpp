@@ -1,14 +1,17 @@
 // ops/pack.hpp: weights packed once for products with int8 activations. Layer L4.
 //
 // A tensor of codes becomes one plane of codes with a scale per group, a tensor of scaled bit
-// planes becomes several planes of 1-bit codes (kernels/code_gemm). Packed weights live in memory
-// only; keep them for as long as the layer is used.
+// planes becomes several planes of 1-bit codes (kernels/code_gemm), which share a scale and need no
+// offsets where the tensor says so (plane_sum_operand). Packed weights live in memory only; keep
+// them for as long as the layer is used.
 //
 // A tensor with transformed inputs (input_transformed_operand) is not packed itself: pack its
 // base(), and give products the result of ops::transform_inputs, once for all tensors that share
 // the transform.
 #pragma once
 
+#include <algorithm>
+#include <iterator>
 #include <span>
 #include <string_view>
 
@@ -60,25 +63,45 @@ template <code_operand T>
                                ctx);
 }
 
+/// How the kernel sees planes.
+template <bit_serial_operand T>
+[[nodiscard]] kernels::code_format code_format_of_planes(const T& w) noexcept {
+  kernels::code_format f{.bits = 1, .planes = static_cast<unsigned>(w.planes().planes())};
+  if constexpr (plane_sum_operand<T>) {
+    const plane_form form = w.plane_form();
+    if (form.is_signed) {
+      f.code_step = 2;
+      f.zero = 1;
+    }
+    f.has_offsets = form.has_offsets;
+    f.has_ratios = form.has_ratios;
+    std::copy(form.ratios.begin(), form.ratios.end(), std::begin(f.ratios));
+  } else {
+    f.has_offsets = true;
+  }
+  return f;
+}
+
 template <bit_serial_operand T>
 [[nodiscard]] kernels::packed_codes pack_planes(const T& w, row_range rows,
                                                 const kernels::context& ctx) {
   const layout::bit_matrix& planes = w.planes();
   const auto codes = [&](index_t row, index_t plane, std::span<std::uint8_t> out) {
-    for (index_t k = 0; k < out.size(); ++k) {
-      out[k] = static_cast<std::uint8_t>(planes.bit(plane, rows.begin + row, k));
-    }
+    layout::unpack_plane_row(planes, plane, rows.begin + row, out);
   };
   const auto levels = [&](index_t row, index_t group, std::span<float> scales) {
-    return kernels::code_group{.offset = w.plane_coefficients(rows.begin + row, group, scales)};
+    if constexpr (plane_sum_operand<T>) {
+      return kernels::code_group{.offset = w.plane_levels(rows.begin + row, group, scales)};
+    } else {
+      return kernels::code_group{.offset = w.plane_coefficients(rows.begin + row, group, scales)};
+    }
   };
-  return kernels::packed_codes(
-      {.shape = {rows.size(), w.shape().cols},
-       .group_size = w.group_size(),
-       .format = {.bits = 1, .planes = static_cast<unsigned>(planes.planes()), .has_offsets = true},
-       .codes = codes,
-       .levels = levels},
-      ctx);
+  return kernels::packed_codes({.shape = {rows.size(), w.shape().cols},
+                                .group_size = w.group_size(),
+                                .format = code_format_of_planes(w),
+                                .codes = codes,
+                                .levels = levels},
+                               ctx);
 }
 
 }  // namespace detail

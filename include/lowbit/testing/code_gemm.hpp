@@ -51,9 +51,9 @@ struct code_gemm_case {
     return lowbit::detail::message(
         "bits_", f.bits, "/planes_", f.planes, "/code_step_", f.code_step, "/zero_", f.zero,
         f.has_zeros ? "/zeros" : "", f.has_offsets ? "/offsets" : "",
-        f.has_wide_scales ? "/wide" : "", f.has_book ? "/book" : "", has_steps ? "/steps" : "",
-        "/quads_", quads, "/runs_", runs, "/tokens_", tokens, "/gap_", gap, "/prefetch_", prefetch,
-        "/", code_names[static_cast<std::size_t>(codes)], "/",
+        f.has_wide_scales ? "/wide" : "", f.has_book ? "/book" : "", f.has_ratios ? "/ratios" : "",
+        has_steps ? "/steps" : "", "/quads_", quads, "/runs_", runs, "/tokens_", tokens, "/gap_",
+        gap, "/prefetch_", prefetch, "/", code_names[static_cast<std::size_t>(codes)], "/",
         int8_names[static_cast<std::size_t>(activations)]);
   }
 };
@@ -186,13 +186,18 @@ class code_gemm_trial {
   void draw_weights() {
     const kernels::code_format& f = case_.format;
     const index_t scale_bytes = rows * (f.has_wide_scales ? 4U : 2U);
+    std::array<float, rows> stored{};
     std::uint8_t* at = weights_.data();
     for (index_t g = 0; g < case_.runs; ++g) {
       for (index_t p = 0; p < f.planes; ++p) {
-        for (index_t r = 0; r < rows; ++r) {
-          scales_[(g * f.planes + p) * rows + r] = draw_real(at, r);
+        if (p == 0 || !f.has_ratios) {
+          for (index_t r = 0; r < rows; ++r) stored[r] = draw_real(at, r);
+          at += scale_bytes;
         }
-        at += scale_bytes;
+        for (index_t r = 0; r < rows; ++r) {
+          scales_[(g * f.planes + p) * rows + r] =
+              f.has_ratios ? stored[r] * f.ratios[p] : stored[r];
+        }
         for (index_t r = 0; r < rows; ++r) draw_row((g * f.planes + p) * rows + r, at);
         at += case_.quads * 64 * f.bits;
       }
@@ -359,6 +364,23 @@ inline void check_code_gemm_case(findings& list, const code_gemm_case& c, std::u
                                 .has_offsets = true,
                                 .has_wide_scales = planes % 2 == 0},
                      .has_steps = planes % 4 != 0});
+  }
+  for (unsigned planes = 1; planes <= 8; ++planes) {  // that share a scale
+    // No fp16, of both signs, one denormal: a product with a scale is rounded, and may vanish.
+    kernels::code_format shared{
+        .bits = 1, .planes = planes, .code_step = 2, .zero = 1, .has_ratios = true};
+    for (unsigned p = 0; p < planes; ++p) {
+      shared.ratios[p] = (p % 3 == 2 ? -1.0F : 1.0F) / static_cast<float>(3 * p + 1 + planes);
+    }
+    kinds.push_back({.format = shared});
+    if (planes > 2) shared.ratios[1] = 0x1.8p-130F;
+    shared.has_wide_scales = planes % 2 == 0;
+    shared.has_offsets = planes % 3 != 0;
+    kinds.push_back({.format = shared, .has_steps = true});
+    shared.code_step = 1;
+    shared.zero = 0;
+    shared.has_offsets = !shared.has_offsets;
+    kinds.push_back({.format = shared, .has_steps = planes % 2 != 0});
   }
   kernels::code_format book{.bits = 4, .zero = 128, .has_book = true};
   for (index_t i = 0; i < 16; ++i) book.book[i] = static_cast<std::uint8_t>(i * i + 30);

@@ -114,6 +114,9 @@ class tensor_checks {
     if constexpr (bit_serial_operand<T>) {
       section("bit_serial", [this] { check_planes(); });
     }
+    if constexpr (plane_sum_operand<T>) {
+      section("plane_sum", [this] { check_plane_form(); });
+    }
     if constexpr (input_transformed_operand<T>) {
       section("transformed_inputs", [this] { check_transform(); });
     }
@@ -371,6 +374,52 @@ class tensor_checks {
     report("planes_are_the_values", wrong.empty(), wrong);
   }
 
+  /// The form and the levels give the values of dequantize() up to rounding: each of the planes + 1
+  /// terms may have been rounded twice (a ratio's own sum, and the product), and their sum once per
+  /// term and once at the end:
+  ///   |difference| <= (planes + 4) (u (|offset| + sum of |c_i|) + 2^-150).
+  void check_plane_form() requires plane_sum_operand<T> {
+    const shape2 shape = t_.shape();
+    const layout::bit_matrix& planes = t_.planes();
+    const index_t count = planes.planes();
+    const index_t group_size = t_.group_size();
+    const plane_form form = t_.plane_form();
+    report("ratios_of_8_planes", !form.has_ratios || count <= form.ratios.size(), "for ", count);
+    if (planes.shape() != shape || (group_size == 0 && shape.cols > 0)) return;
+    if (form.has_ratios && count > form.ratios.size()) return;
+
+    const auto whole = value_bits(t_);
+    std::vector<float> levels(count);
+    std::string unannounced;
+    std::string wrong;
+    for (index_t r = 0; r < shape.rows; ++r) {
+      for (index_t c = 0; c < shape.cols && wrong.empty(); ++c) {
+        const auto offset = static_cast<double>(t_.plane_levels(r, c / group_size, levels));
+        if (!form.has_offsets && offset != 0.0 && unannounced.empty()) {
+          unannounced = lowbit::detail::message("row ", r, ", column ", c, " has ", offset);
+        }
+        double sum = offset;
+        double magnitude = std::fabs(offset);
+        for (index_t p = 0; p < count; ++p) {
+          const double c_p =
+              form.has_ratios ? static_cast<double>(levels[0]) * static_cast<double>(form.ratios[p])
+                              : static_cast<double>(levels[p]);
+          const bool bit = planes.bit(p, r, c);
+          if (bit || form.is_signed) sum += bit ? c_p : -c_p;
+          magnitude += std::fabs(c_p);
+        }
+        const float value = std::bit_cast<float>(whole[r * shape.cols + c]);
+        const double bound = static_cast<double>(count + 4) * (0x1p-24 * magnitude + 0x1p-150);
+        if (!(std::fabs(sum - static_cast<double>(value)) <= bound)) {
+          wrong = lowbit::detail::message("row ", r, ", column ", c, " is ", sum, " instead of ",
+                                          value);
+        }
+      }
+    }
+    report("no_offset_unless_announced", unannounced.empty(), unannounced);
+    report("plane_form_gives_the_values", wrong.empty(), wrong);
+  }
+
   /// B (T x) is W x up to rounding. If T and T^T round less than 64 times in a row, relative to the
   /// norm of what they map, and to subnormals at worst, then with u = 2^-24, a row w of W, b of B
   ///   |w x - b (T x)| <= 64 u (|w| |x| + |b| |T x|) + 2^-149 (sum of |x_k| + |b_k|)
@@ -452,8 +501,9 @@ void append_tensor_checks(findings& list, std::string prefix, const T& t) {
 /// Checks everything that core/quantized_tensor.hpp promises of any tensor: params in range; named
 /// buffers whose extents, bytes and storage_bits() agree; dequantize() of any row range, inside its
 /// output only; refusals of what does not fit; the way through buffers and back; moves and copies;
-/// missing and damaged buffers; for bit_serial_operand, planes that are the values; and for
-/// input_transformed_operand, a transform and a base that are.
+/// missing and damaged buffers; for bit_serial_operand, planes that are the values; for
+/// plane_sum_operand, a form and levels that are; and for input_transformed_operand, a transform
+/// and a base that are.
 template <quantized_tensor T>
 [[nodiscard]] findings check_tensor(const T& t) {
   findings list;

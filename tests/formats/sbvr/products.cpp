@@ -1,5 +1,7 @@
 // Products with activations as bit-vectors, and as int8: what the SBVR kernels compute.
 #include <cmath>
+#include <type_traits>
+#include <vector>
 
 #include "catch.hpp"
 #include "common.hpp"
@@ -60,6 +62,64 @@ TEST_CASE("sbvr: products with 4, 6 and 8 bit-vectors of activations") {
             CHECK(std::fabs(static_cast<double>(y[m * shape.rows + n]) - exact) <= bound);
           }
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("sbvr: packed weights store no more than the form of the tensor needs") {
+  const auto w = testing::normal_matrix({128, 256}, 73);
+  const auto pack = [&](const formats::sbvr::params& p) {
+    return ops::pack(sbvr_quantizer{.params = p}.quantize(w.view()));
+  };
+  for (const auto& p : configurations({1, 2, 3, 4})) {
+    INFO(text(p));
+    const auto packed = pack(p);
+    const auto& f = packed.format();
+    const bool is_shared = p.coefficients == sbvr_coefficients::shared_ratios;
+    CHECK(f.bits == 1);
+    CHECK(f.planes == p.planes);
+    CHECK(f.code_step == (p.basis == sbvr_basis::sign ? 2 : 1));
+    CHECK(f.zero == (p.basis == sbvr_basis::sign ? 1 : 0));
+    CHECK(f.has_ratios == is_shared);
+    CHECK(f.has_offsets == (p.offset == sbvr_offset::per_group));
+    CHECK(f.has_wide_scales == p.has_scale_codes());  // all else is stored as fp16
+    const index_t runs = packed.runs().count();
+    const index_t reals = (is_shared ? 1 : p.planes) + (f.has_offsets ? 1U : 0U);
+    CHECK(packed.size_bytes() ==
+          runs * 128 *
+              (p.planes * packed.runs().quads() / 2 + reals * (f.has_wide_scales ? 4 : 2)));
+  }
+  // As stored: 2 bits per weight and an fp16 per group of 128.
+  CHECK(pack({.planes = 2}).size_bytes() == 128 * 256 / 4 + 128 * 2 * 2);
+}
+
+TEST_CASE("sbvr: products have the same bits on every tier, packed or not") {
+  const shape2 shape{150, 330};
+  const auto w = testing::normal_matrix(shape, 74);
+  for (const auto& p : configurations({1, 2, 4})) {
+    const auto t = sbvr_quantizer{.params = p}.quantize(w.view());
+    const auto packed = ops::pack(t);
+    for (const index_t tokens : {1U, 3U, 12U}) {
+      const auto x = testing::normal_matrix({tokens, shape.cols}, 75);
+      const auto multiply = [&](const auto& weights, cpu::cpu_set allowed) {
+        std::vector<float> y(tokens * shape.rows);
+        const matrix_view<float> out(y.data(), tokens, shape.rows);
+        const ops::activation_quantization how{.per_group = tokens == 3};
+        if constexpr (std::is_same_v<std::remove_cvref_t<decltype(weights)>, sbvr_tensor>) {
+          ops::matmul(x.view(), weights, out, {.allowed = allowed},
+                      {.path = ops::matmul_path::int8, .activations = how});
+        } else {
+          ops::matmul(x.view(), weights, out, {.allowed = allowed}, how);
+        }
+        return y;
+      };
+      const auto expected = multiply(packed, cpu::none);
+      for (const cpu::tier& tier : cpu::tiers) {
+        if (!cpu::detect().contains(tier.features)) continue;
+        INFO(text(p) << ", " << tokens << " tokens, " << tier.name);
+        CHECK(multiply(packed, tier.features) == expected);
+        CHECK(multiply(t, tier.features) == expected);
       }
     }
   }

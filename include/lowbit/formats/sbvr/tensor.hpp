@@ -188,6 +188,30 @@ class sbvr_tensor {
     return codebook_.first_value(l);
   }
 
+  // -- plane_sum_operand -------------------------------------------------------------------------
+
+  [[nodiscard]] lowbit::plane_form plane_form() const noexcept {
+    lowbit::plane_form form{
+        .is_signed = params().basis == sbvr_basis::sign,
+        .has_offsets = params().has_offset(),
+        .has_ratios = params().coefficients == sbvr_coefficients::shared_ratios};
+    for (index_t i = 0; form.has_ratios && i < params().planes; ++i) {
+      form.ratios[i] = codebook_.ratios().get(0, i);
+    }
+    return form;
+  }
+  /// The scale, or the coefficients c_i. Returns the offset.
+  float plane_levels(index_t row, index_t group, std::span<float> out) const noexcept {
+    const sbvr_levels l = levels_of(row, group);
+    if (params().coefficients == sbvr_coefficients::shared_ratios) {
+      out[0] = l.scale;
+      return l.offset;
+    }
+    const sbvr_levels whole = codebook_.resolved(l);
+    std::copy_n(whole.coefficients.begin(), params().planes, out.begin());
+    return whole.offset;
+  }
+
   // -- rows and groups: how a quantizer fills the tensor -----------------------------------------
 
   [[nodiscard]] const sbvr_codebook& codebook() const noexcept { return codebook_; }
@@ -360,6 +384,6 @@ class sbvr_tensor {
   layout::scale_matrix offsets_;
 };
 
-static_assert(bit_serial_operand<sbvr_tensor>);
+static_assert(plane_sum_operand<sbvr_tensor>);
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats

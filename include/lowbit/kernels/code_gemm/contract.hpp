@@ -15,6 +15,9 @@
 // book a 4-bit code stands for book[code]. One plane of codes is an integer format; several 1-bit
 // planes with a scale each are a sum of scaled bit vectors: the product "planes x int8".
 //
+// scale_p(r, g) is stored or, where planes share a scale, scale(r, g) * ratios[p] rounded to float
+// before it meets the step.
+//
 // Invariants:
 //  * Same bits from every variant: V is exact, float() and fma round once, the order is fixed.
 //  * |V| < 2^24: a run has at most 256 columns, zero is in 0..255, x is in -128..127.
@@ -50,18 +53,39 @@ struct code_format {
   bool has_offsets = false;      ///< an offset for every row and run
   bool has_wide_scales = false;  ///< scales and offsets are fp32, else fp16
   bool has_book = false;         ///< 4-bit codes choose from `book`
+  bool has_ratios = false;       ///< 1 bit: planes share a scale, times `ratios`
   std::uint8_t book[16] = {};
+  float ratios[8] = {};
 
   [[nodiscard]] constexpr index_t scale_bytes() const noexcept {
     return code_tile_rows * (has_wide_scales ? 4U : 2U);
   }
+  /// Bytes from a plane's codes to those of the next one.
   [[nodiscard]] constexpr index_t plane_bytes(index_t quads) const noexcept {
-    return scale_bytes() + quads * code_quad_bytes * bits;
+    return (has_ratios ? 0U : scale_bytes()) + quads * code_quad_bytes * bits;
   }
-  /// Bytes of one run of a tile: [plane]{scales, codes}, zeros, offsets.
+  /// Where in a run a plane's scales and codes are.
+  [[nodiscard]] constexpr index_t scales_at(index_t plane, index_t quads) const noexcept {
+    return has_ratios ? 0U : plane * plane_bytes(quads);
+  }
+  [[nodiscard]] constexpr index_t codes_at(index_t plane, index_t quads) const noexcept {
+    return scale_bytes() + plane * plane_bytes(quads);
+  }
+  /// Where zeros and offsets are.
+  [[nodiscard]] constexpr index_t zeros_at(index_t quads) const noexcept {
+    return (has_ratios ? scale_bytes() : 0U) + planes * plane_bytes(quads);
+  }
+  [[nodiscard]] constexpr index_t offsets_at(index_t quads) const noexcept {
+    return zeros_at(quads) + (has_zeros ? code_tile_rows : 0U);
+  }
+  /// Bytes of one run of a tile: [plane]{scales, codes}, zeros, offsets; with ratios
+  /// scales, [plane]{codes}, zeros, offsets.
   [[nodiscard]] constexpr index_t run_bytes(index_t quads) const noexcept {
-    return planes * plane_bytes(quads) + (has_zeros ? code_tile_rows : 0U) +
-           (has_offsets ? scale_bytes() : 0U);
+    return offsets_at(quads) + (has_offsets ? scale_bytes() : 0U);
+  }
+  /// What multiplies the scales of a plane; 1 changes none.
+  [[nodiscard]] constexpr float ratio(index_t plane) const noexcept {
+    return has_ratios ? ratios[plane] : 1.0F;
   }
 };
 

@@ -37,7 +37,7 @@ struct code_rows {
   code_format format;      ///< has_wide_scales is ignored: packed_codes finds out
   /// Writes the codes of one row and plane: one byte each, below 2^bits.
   function_ref<void(index_t row, index_t plane, std::span<std::uint8_t> codes)> codes;
-  /// Writes one scale per plane.
+  /// Writes one scale per plane; one where planes share it.
   function_ref<code_group(index_t row, index_t group, std::span<float> scales)> levels;
 };
 
@@ -103,12 +103,14 @@ inline void check_code_format(const code_format& f) {
   LOWBIT_CHECK(!f.has_zeros || (f.planes == 1 && f.code_step == 1), value,
                "zeros per group go with one plane and code_step 1");
   LOWBIT_CHECK(!f.has_book || f.bits == 4, value, "a code book goes with 4 bits, not ", f.bits);
+  LOWBIT_CHECK(!f.has_ratios || f.bits == 1, value, "planes of ", f.bits,
+               " bits share no scale: those of 1 bit do");
 }
 
 }  // namespace detail
 
-/// Weight codes packed for code_gemm: [tile][run]{[plane]{scales, codes}, zeros, offsets}. In
-/// memory only. Reading is thread-safe.
+/// Weight codes packed for code_gemm: [tile][run] as code_format::run_bytes() says. In memory only.
+/// Reading is thread-safe.
 class packed_codes {
  public:
   packed_codes() noexcept = default;
@@ -139,9 +141,13 @@ class packed_codes {
     return runs_.count() * format_.run_bytes(runs_.quads());
   }
 
+  [[nodiscard]] index_t scales_per_group() const noexcept {
+    return format_.has_ratios ? 1 : format_.planes;
+  }
+
   [[nodiscard]] bool needs_wide_scales(const code_rows& rows) const {
     std::array<float, 8> scales;
-    const std::span<float> used(scales.data(), format_.planes);
+    const std::span<float> used(scales.data(), scales_per_group());
     for (index_t r = 0; r < shape_.rows; ++r) {
       for (index_t g = 0; g < runs_.groups(); ++g) {
         const code_group group = rows.levels(r, g, used);
@@ -158,7 +164,6 @@ class packed_codes {
     const index_t first = tile * code_tile_rows;
     const index_t count = std::min(code_tile_rows, shape_.rows - first);
     const index_t quads = runs_.quads();
-    const index_t plane_bytes = format_.plane_bytes(quads);
     const index_t run_bytes = format_.run_bytes(quads);
     const index_t row_stride =
         runs_.cols() + 4;  // a load of 4 bytes at the last column stays inside
@@ -172,20 +177,19 @@ class packed_codes {
         // Runs that end before their room does read past the row here; the mask drops that.
         const index_t size = runs_.size(g);
         detail::interleave_codes(format_.bits, codes.data() + runs_.begin(g), row_stride, size,
-                                 div_up(size, 4),
-                                 out + g * run_bytes + p * plane_bytes + format_.scale_bytes());
+                                 div_up(size, 4), out + g * run_bytes + format_.codes_at(p, quads));
       }
     }
     std::array<float, 8> scales{};
+    const std::span<float> used(scales.data(), scales_per_group());
     for (index_t g = 0; g < runs_.count(); ++g) {
       std::uint8_t* const run = out + g * run_bytes;
-      std::uint8_t* const zeros = run + format_.planes * plane_bytes;
-      std::uint8_t* const offsets = zeros + (format_.has_zeros ? code_tile_rows : 0U);
+      std::uint8_t* const zeros = run + format_.zeros_at(quads);
+      std::uint8_t* const offsets = run + format_.offsets_at(quads);
       for (index_t r = 0; r < count; ++r) {
-        const code_group group =
-            rows.levels(first + r, runs_.group(g), std::span<float>(scales.data(), format_.planes));
-        for (index_t p = 0; p < format_.planes; ++p) {
-          detail::store_real(format_, run + p * plane_bytes, r, scales[p]);
+        const code_group group = rows.levels(first + r, runs_.group(g), used);
+        for (index_t p = 0; p < used.size(); ++p) {
+          detail::store_real(format_, run + format_.scales_at(p, quads), r, used[p]);
         }
         if (format_.has_zeros) zeros[r] = static_cast<std::uint8_t>(group.zero);
         if (format_.has_offsets) detail::store_real(format_, offsets, r, group.offset);

@@ -61,8 +61,8 @@ constexpr void code_gemm_tile(const code_gemm_tile_args& a) noexcept {
   const code_format& f = *a.format;
   for (index_t g = 0; g < a.runs; ++g) {
     const std::uint8_t* const run = a.weights + g * f.run_bytes(a.quads);
-    const std::uint8_t* const zeros = run + f.planes * f.plane_bytes(a.quads);
-    const std::uint8_t* const offsets = zeros + (f.has_zeros ? code_tile_rows : 0U);
+    const std::uint8_t* const zeros = run + f.zeros_at(a.quads);
+    const std::uint8_t* const offsets = run + f.offsets_at(a.quads);
     for (index_t t = 0; t < a.tokens; ++t) {
       const std::int8_t* const x = a.activations + g * a.activation_stride + t * 4 * a.quads;
       const std::int32_t sum = a.sums[g * a.sum_stride + t];
@@ -71,14 +71,15 @@ constexpr void code_gemm_tile(const code_gemm_tile_args& a) noexcept {
         float& y = a.y[t * code_tile_rows + r];
         const std::int32_t zero = f.has_zeros ? zeros[r] : f.zero;
         for (index_t p = 0; p < f.planes; ++p) {
-          const std::uint8_t* const scales = run + p * f.plane_bytes(a.quads);
-          const std::uint8_t* const codes = scales + f.scale_bytes();
+          const std::uint8_t* const codes = run + f.codes_at(p, a.quads);
+          float scale = impl::real_at(f, run + f.scales_at(p, a.quads), r);
+          if (f.has_ratios) scale *= f.ratios[p];
           std::int32_t dot = 0;
           for (index_t k = 0; k < 4 * a.quads; ++k) {
             dot += impl::code_at(f, codes + k / 4 * code_quad_bytes * f.bits, r, k % 4) * x[k];
           }
           const std::int32_t v = f.code_step * dot - zero * sum;
-          y = impl::fused(impl::real_at(f, scales, r) * step, static_cast<float>(v), y);
+          y = impl::fused(scale * step, static_cast<float>(v), y);
         }
         if (f.has_offsets) {
           y = impl::fused(impl::real_at(f, offsets, r) * step, static_cast<float>(sum), y);

@@ -130,6 +130,15 @@ LOWBIT_ALWAYS_INLINE floats load_reals(const code_format& f, const std::uint8_t*
   return load_floats(reinterpret_cast<const float*>(reals) + row);
 }
 
+/// The scales of a plane: 1-bit codes only have a ratio other than 1.
+template <code_kind Kind, bool Plain>
+LOWBIT_ALWAYS_INLINE floats load_scales(const code_format& f, const std::uint8_t* scales,
+                                        index_t row, float ratio) noexcept {
+  const floats scale = load_reals<Plain>(f, scales, row);
+  if constexpr (bits_of(Kind) == 1) return times(scale, splat_float(ratio));
+  return scale;
+}
+
 /// What V of one token has beside the sum over codes and, where zeros are per row, beside theirs:
 /// sums begin with it.
 template <bool Wide>
@@ -231,22 +240,25 @@ LOWBIT_ALWAYS_INLINE void multiply_tokens(const std::uint8_t* codes, index_t qua
   } while (q < quads);
 }
 
+/// Whether the common start of all sets is added to them at the end of a run, or every sum over
+/// fields begins with so much of it that it comes out once in every difference. The latter takes a
+/// number of its own for each field of a line: measured, too many with 1 and 3 bits.
+template <code_kind Kind>
+inline constexpr bool base_comes_last = bits_of(Kind) == 1 || bits_of(Kind) == 3;
+
 /// Sums of sets 0 .. Set out of sums over the low fields of the bytes. Signs count double: one
 /// shift less, or a sum more.
 template <code_kind Kind, index_t Set>
-LOWBIT_ALWAYS_INLINE void resolve(const ints* sums, std::int32_t base, ints* dots) noexcept {
+LOWBIT_ALWAYS_INLINE void resolve(const ints* sums, ints* dots) noexcept {
   constexpr unsigned bits = bits_of(Kind);
   constexpr index_t field = Set % (8 / bits);
   if constexpr (field == 0) {
-    dots[Set] = sums[Set];
-    if constexpr (Kind == code_kind::sign) {
-      dots[Set] = add(add(dots[Set], dots[Set]), splat_int(base));
-    }
+    dots[Set] = Kind == code_kind::sign ? add(sums[Set], sums[Set]) : sums[Set];
   } else {
     constexpr index_t shift = Kind == code_kind::sign ? field - 1 : field * bits;
     dots[Set] = shift_right_int<shift>(subtract(sums[Set], sums[Set - 1]));
   }
-  if constexpr (Set > 0) resolve<Kind, Set - 1>(sums, base, dots);
+  if constexpr (Set > 0) resolve<Kind, Set - 1>(sums, dots);
 }
 
 /// The same for 3-bit codes, whose sums are those over A & 3, A & 31, A, B & 3, B & 31, B, C & 1,
@@ -265,7 +277,7 @@ LOWBIT_ALWAYS_INLINE void resolve_3_bits(const ints* sums, ints* dots) noexcept 
 }
 
 /// Which sum over low fields: of which line, over which bits, and how often the common start is in
-/// it so that it comes out once in every difference.
+/// it.
 template <unsigned Bits>
 inline constexpr index_t field_count = Bits == 3 ? 10 : 8;
 template <unsigned Bits>
@@ -282,9 +294,7 @@ LOWBIT_ALWAYS_INLINE constexpr unsigned mask_of(index_t field) noexcept {
 template <code_kind Kind>
 LOWBIT_ALWAYS_INLINE constexpr std::int32_t starts_of(index_t field) noexcept {
   constexpr unsigned bits = bits_of(Kind);
-  constexpr std::int32_t starts[] = {1, 5, 37, 1, 5, 37, 0, 0, 4, 36};
-  if (bits == 3) return starts[field];
-  if (Kind == code_kind::sign) return (1 << field) - 1;  // 0 + 1 + 2 + 4 ...: halves of the fields
+  if (base_comes_last<Kind>) return 0;
   std::int32_t sum = 1;
   for (index_t below = field % (8 / bits); below > 0; --below) sum = (sum << bits) + 1;
   return sum;
@@ -327,7 +337,11 @@ LOWBIT_ALWAYS_INLINE void multiply_in_place(const std::uint8_t* codes, index_t q
     if constexpr (Bits == 3) {
       resolve_3_bits(sums[t], dots[t]);
     } else {
-      resolve<Kind, 7>(sums[t], base[t], dots[t]);
+      resolve<Kind, 7>(sums[t], dots[t]);
+    }
+    if constexpr (base_comes_last<Kind>) {
+      const ints start = splat_int(base[t]);
+      repeat<8>([&](auto s) LOWBIT_INLINE_LAMBDA { dots[t][s] = add(dots[t][s], start); });
     }
   });
 }
@@ -376,19 +390,24 @@ LOWBIT_ALWAYS_INLINE void multiply_half_in_place(const std::uint8_t* codes, inde
   }
 }
 
-/// Adds sets First .. First + Sets - 1 (all 8, or a half by multiply_half_in_place) of one plane of
+/// Prefetches a share of the stream that the loop over codes skips.
+LOWBIT_ALWAYS_INLINE void prefetch_reals(const std::uint8_t* reals, index_t size) noexcept {
+  for (index_t i = 0; i < size; i += 64) __builtin_prefetch(reals + i);
+}
+
+/// Adds sets First .. First + Sets - 1 (all 8, or a half by multiply_half_in_place) of plane p of
 /// one run for Tokens tokens. x, sums, steps, y: of the first of them. Not inlined: with the
 /// caller's variables around, g++ 12 spills registers of the inner loop.
 template <code_kind Kind, bool Plain, index_t First, index_t Sets, index_t Tokens>
-__attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std::uint8_t* plane,
-                                        const std::int8_t* x, const std::int32_t* sums,
-                                        const float* steps, const std::uint8_t* zeros,
-                                        float* y) noexcept {
+__attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std::uint8_t* run,
+                                        index_t p, const std::int8_t* x, const std::int32_t* sums,
+                                        const float* steps, float* y) noexcept {
   const code_format& f = *a.format;
-  const std::uint8_t* const codes = plane + f.scale_bytes();
-  if (First == 0) {  // the scales' share of the stream, which the codes' loop skips
-    for (const std::uint8_t* p = plane; p < codes; p += 64) __builtin_prefetch(p + a.prefetch);
-  }
+  const std::uint8_t* const scales = run + f.scales_at(p, a.quads);
+  const std::uint8_t* const codes = run + f.codes_at(p, a.quads);
+  const std::uint8_t* const zeros = run + f.zeros_at(a.quads);
+  const float ratio = f.ratio(p);  // once: stores to y might change what `f` refers to
+  if (First == 0 && (p == 0 || !f.has_ratios)) prefetch_reals(scales + a.prefetch, f.scale_bytes());
   std::int32_t base[Tokens];
   for (index_t t = 0; t < Tokens; ++t) base[t] = base_of<is_wide<Kind>>(f, sums[t]);
   for (index_t part = 0; part < parts; ++part) {
@@ -403,7 +422,7 @@ __attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std:
     LOWBIT_UNROLL
     for (index_t s = 0; s < Sets; ++s) {
       const index_t row = (First + s) * 16 + part * vector_rows;
-      const floats scale = load_reals<Plain>(f, plane, row);
+      const floats scale = load_scales<Kind, Plain>(f, scales, row, ratio);
       LOWBIT_UNROLL
       for (index_t t = 0; t < Tokens; ++t) {
         add_scaled(with_step<Plain>(scale, steps, t),
@@ -418,7 +437,6 @@ __attribute__((noinline)) void add_sets(const code_gemm_tile_args& a, const std:
 template <code_kind Kind, bool Plain, index_t Tokens>
 inline void tile_of_few_tokens(const code_gemm_tile_args& a, index_t token) noexcept {
   const code_format& f = *a.format;
-  const index_t plane_bytes = f.plane_bytes(a.quads);
   const index_t run_bytes = f.run_bytes(a.quads);
   float* const y = a.y + token * code_tile_rows;
   const std::uint8_t* run = a.weights;
@@ -426,19 +444,18 @@ inline void tile_of_few_tokens(const code_gemm_tile_args& a, index_t token) noex
     const std::int8_t* const x = a.activations + g * a.activation_stride + token * 4 * a.quads;
     const std::int32_t* const sums = a.sums + g * a.sum_stride + token;
     const float* const steps = a.steps == nullptr ? nullptr : a.steps + g * a.sum_stride + token;
-    const std::uint8_t* const zeros = run + f.planes * plane_bytes;
     for (index_t p = 0; p < f.planes; ++p) {
-      const std::uint8_t* const plane = run + p * plane_bytes;
       if constexpr (Tokens > 3) {
-        add_sets<Kind, Plain, 0, 4, Tokens>(a, plane, x, sums, steps, zeros, y);
-        add_sets<Kind, Plain, 4, 4, Tokens>(a, plane, x, sums, steps, zeros, y);
+        add_sets<Kind, Plain, 0, 4, Tokens>(a, run, p, x, sums, steps, y);
+        add_sets<Kind, Plain, 4, 4, Tokens>(a, run, p, x, sums, steps, y);
       } else {
-        add_sets<Kind, Plain, 0, 8, Tokens>(a, plane, x, sums, steps, zeros, y);
+        add_sets<Kind, Plain, 0, 8, Tokens>(a, run, p, x, sums, steps, y);
       }
     }
+    const index_t zeros_at = f.zeros_at(a.quads);
+    prefetch_reals(run + zeros_at + a.prefetch, run_bytes - zeros_at);
     if (f.has_offsets) {
-      add_offsets(f, zeros + (f.has_zeros ? code_tile_rows : 0U), 0, code_tile_rows, sums, steps,
-                  Tokens, y);
+      add_offsets(f, run + f.offsets_at(a.quads), 0, code_tile_rows, sums, steps, Tokens, y);
     }
   }
 }
@@ -564,11 +581,11 @@ inline void multiply_panel(const code_gemm_tile_args& a, const std::uint8_t* pan
   const code_format& f = *a.format;
   const index_t quads = a.quads;
   const index_t run_bytes = f.run_bytes(quads);
-  const index_t planes_bytes = f.planes * f.plane_bytes(quads);
   float* const y = a.y + token * code_tile_rows + rows;
   for (index_t s = 0; s < segments; ++s) {
     const index_t run = (segment + s) / f.planes;
-    const std::uint8_t* const zeros = a.weights + run * run_bytes + planes_bytes + rows;
+    const std::uint8_t* const stream = a.weights + run * run_bytes;
+    const std::uint8_t* const zeros = stream + f.zeros_at(quads) + rows;
     const std::int8_t* const x = a.activations + run * a.activation_stride + token * 4 * quads;
     const std::int32_t* const sums = a.sums + run * a.sum_stride + token;
     const float* const steps = a.steps == nullptr ? nullptr : a.steps + run * a.sum_stride + token;
@@ -578,8 +595,7 @@ inline void multiply_panel(const code_gemm_tile_args& a, const std::uint8_t* pan
                                           y + row);
     }
     if (f.has_offsets && (segment + s + 1) % f.planes == 0) {
-      add_offsets(f, zeros - rows + (f.has_zeros ? code_tile_rows : 0U), rows, half_rows, sums,
-                  steps, Tokens, y - rows);
+      add_offsets(f, stream + f.offsets_at(quads), rows, half_rows, sums, steps, Tokens, y - rows);
     }
   }
 }
@@ -589,7 +605,6 @@ inline void tile_of_many_tokens(const code_gemm_tile_args& a) noexcept {
   alignas(64) std::uint8_t panel[code_max_quads * 4 * half_rows];
   alignas(64) float scales[code_max_quads * half_rows];
   const code_format& f = *a.format;
-  const index_t plane_bytes = f.plane_bytes(a.quads);
   const index_t run_bytes = f.run_bytes(a.quads);
   const book_table table = load_table(f.book);
   // Rare formats have smaller blocks: less code to compile.
@@ -604,13 +619,14 @@ inline void tile_of_many_tokens(const code_gemm_tile_args& a) noexcept {
     const index_t count = panel_segments < rest ? panel_segments : rest;
     for (index_t half = 0; half < 2; ++half) {
       for (index_t s = 0; s < count; ++s) {
-        const std::uint8_t* const plane =
-            a.weights + (first + s) / f.planes * run_bytes + (first + s) % f.planes * plane_bytes;
+        const std::uint8_t* const run = a.weights + (first + s) / f.planes * run_bytes;
+        const index_t p = (first + s) % f.planes;
         for (index_t row = 0; row < half_rows; row += vector_rows) {
           store_floats(scales + s * half_rows + row,
-                       load_reals<Plain>(f, plane, half * half_rows + row));
+                       load_scales<Kind, Plain>(f, run + f.scales_at(p, a.quads),
+                                                half * half_rows + row, f.ratio(p)));
         }
-        const std::uint8_t* const codes = plane + f.scale_bytes();
+        const std::uint8_t* const codes = run + f.codes_at(p, a.quads);
         std::uint8_t* const to = panel + s * a.quads * half_rows * 4;
         if (half == 0) {
           unpack_half<Kind, 0>(codes, a.quads, a.prefetch, table, to);
