@@ -8,6 +8,8 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <initializer_list>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -124,6 +126,27 @@ concept format_tag = requires(typename F::params& params, params_visitor& visito
   requires std::equality_comparable<typename F::params>;
   { F::describe(params, visitor) } -> std::same_as<void>;
 };
+
+/// What a tensor of this shape refuses to dequantize: a row range outside it, or an `out` that is
+/// not [rows.size(), K] (shape).
+inline void check_dequantize(shape2 shape, row_range rows, const matrix_view<float>& out) {
+  check_row_range(rows, shape.rows);
+  LOWBIT_CHECK((out.shape() == shape2{rows.size(), shape.cols}), shape, "rows [", rows.begin, ", ",
+               rows.end, ") of ", shape.cols, " columns do not fit an output of [", out.rows(),
+               ", ", out.cols(), "]");
+}
+
+/// source.get() with the extents in place.
+[[nodiscard]] inline std::span<const std::byte> get_buffer(buffer_source& source,
+                                                           std::string_view name, element_type type,
+                                                           std::initializer_list<index_t> extents) {
+  return source.get(name, type, {extents.begin(), extents.size()});
+}
+
+/// Copies the bytes of a buffer to where a tensor keeps them; both have the same size.
+inline void copy_bytes(std::span<const std::byte> from, std::span<std::byte> to) noexcept {
+  if (!to.empty()) std::memcpy(to.data(), from.data(), to.size());
+}
 
 /// A matrix W[N, K] in a quantized representation.
 ///  * shape(): {N out_features, K in_features}.

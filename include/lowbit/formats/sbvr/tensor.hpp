@@ -18,7 +18,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <initializer_list>
 
 #include "lowbit/formats/sbvr/codebook.hpp"
 #include "lowbit/layout/bit_matrix.hpp"
@@ -67,10 +66,7 @@ class sbvr_tensor {
 
   /// W[n, k] = level(code(n, k)) of group k / group_size, as codebook.hpp defines it.
   void dequantize(row_range rows, matrix_view<float> out) const {
-    check_row_range(rows, shape_.rows);
-    LOWBIT_CHECK((out.shape() == shape2{rows.size(), shape_.cols}), shape, "rows [", rows.begin,
-                 ", ", rows.end, ") of ", shape_.cols, " columns do not fit an output of [",
-                 out.rows(), ", ", out.cols(), "]");
+    check_dequantize(shape_, rows, out);
     if (out.empty()) return;
     aligned_buffer<std::uint8_t> row_codes(shape_.cols);
     std::array<float, 256> values;
@@ -125,48 +121,47 @@ class sbvr_tensor {
                  params.index_bits, " bits");
     const shape2 groups = groups_of(shape, params);
     const element_type real = layout::element_type_of(params.scale_type);
-    const auto get = [&source](std::string_view name, element_type type,
-                               std::initializer_list<index_t> extents) {
-      return source.get(name, type, {extents.begin(), extents.size()});
-    };
-    const auto planes = get("planes", element_type::u64,
-                            {params.planes, shape.rows, layout::words_per_row(shape.cols)});
+    const auto planes = get_buffer(source, "planes", element_type::u64,
+                                   {params.planes, shape.rows, layout::words_per_row(shape.cols)});
     std::span<const std::byte> scales;
     std::span<const std::byte> codes;
     std::span<const std::byte> shared;
     std::span<const std::byte> offsets;
     switch (params.coefficients) {
       case sbvr_coefficients::per_group:
-        scales = get("coefficients", real,
-                     {groups.rows, checked_mul(groups.cols, params.planes, "coefficients")});
+        scales = get_buffer(source, "coefficients", real,
+                            {groups.rows, checked_mul(groups.cols, params.planes, "coefficients")});
         break;
       case sbvr_coefficients::table:
-        codes = get("indices", index_type(params), {groups.rows, groups.cols});
-        shared = get("table", real, {params.table_lines, sbvr_codebook::line_size(params)});
+        codes = get_buffer(source, "indices", index_type(params), {groups.rows, groups.cols});
+        shared = get_buffer(source, "table", real,
+                            {params.table_lines, sbvr_codebook::line_size(params)});
         break;
       case sbvr_coefficients::shared_ratios:
-        shared = get("ratios", element_type::f16, {1, params.planes});
+        shared = get_buffer(source, "ratios", element_type::f16, {1, params.planes});
         if (params.has_scale_codes()) {
-          codes =
-              get("scale_codes", element_type::u8,
-                  {groups.rows, layout::code_matrix::row_bytes(params.scale_bits, groups.cols)});
-          scales = get("row_scales", real, {shape.rows, 1});
+          codes = get_buffer(
+              source, "scale_codes", element_type::u8,
+              {groups.rows, layout::code_matrix::row_bytes(params.scale_bits, groups.cols)});
+          scales = get_buffer(source, "row_scales", real, {shape.rows, 1});
         } else {
-          scales = get("scales", real, {groups.rows, groups.cols});
+          scales = get_buffer(source, "scales", real, {groups.rows, groups.cols});
         }
         break;
     }
-    if (has_offsets(params)) offsets = get("offsets", real, {groups.rows, groups.cols});
+    if (has_offsets(params))
+      offsets = get_buffer(source, "offsets", real, {groups.rows, groups.cols});
 
     sbvr_tensor t(shape, params);
-    copy(planes, std::as_writable_bytes(t.planes_.words()));
-    copy(scales, t.scales_.bytes());
-    copy(offsets, t.offsets_.bytes());
-    copy(codes, params.coefficients == sbvr_coefficients::table
-                    ? t.indices_.span()
-                    : std::as_writable_bytes(t.scale_codes_.bytes()));
-    copy(shared, params.coefficients == sbvr_coefficients::table ? t.codebook_.table().bytes()
-                                                                 : t.codebook_.ratios().bytes());
+    copy_bytes(planes, std::as_writable_bytes(t.planes_.words()));
+    copy_bytes(scales, t.scales_.bytes());
+    copy_bytes(offsets, t.offsets_.bytes());
+    copy_bytes(codes, params.coefficients == sbvr_coefficients::table
+                          ? t.indices_.span()
+                          : std::as_writable_bytes(t.scale_codes_.bytes()));
+    copy_bytes(shared, params.coefficients == sbvr_coefficients::table
+                           ? t.codebook_.table().bytes()
+                           : t.codebook_.ratios().bytes());
     t.check_values();
     if (params.coefficients == sbvr_coefficients::shared_ratios) t.codebook_.ratios_changed();
     return t;
@@ -304,8 +299,8 @@ class sbvr_tensor {
       }
     }
     sbvr_tensor t(shape_, std::move(codebook));
-    copy(std::as_bytes(planes_.words().first(t.planes_.words().size())),
-         std::as_writable_bytes(t.planes_.words()));
+    copy_bytes(std::as_bytes(planes_.words().first(t.planes_.words().size())),
+               std::as_writable_bytes(t.planes_.words()));
     if (params().has_scale_codes()) t.scales_ = scales_;
     const shape2 groups = group_shape();
     for (index_t r = 0; r < groups.rows; ++r) {
@@ -327,9 +322,6 @@ class sbvr_tensor {
   }
   [[nodiscard]] static element_type index_type(const sbvr::params& p) noexcept {
     return p.index_bits == 8 ? element_type::u8 : element_type::u16;
-  }
-  static void copy(std::span<const std::byte> from, std::span<std::byte> to) noexcept {
-    if (!to.empty()) std::memcpy(to.data(), from.data(), to.size());
   }
 
   [[nodiscard]] std::uint32_t index(index_t row, index_t group) const noexcept {

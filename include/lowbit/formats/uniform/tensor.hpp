@@ -14,8 +14,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
-#include <initializer_list>
 
 #include "lowbit/formats/uniform/format.hpp"
 #include "lowbit/layout/bit_matrix.hpp"
@@ -47,10 +45,7 @@ class uniform_tensor {
 
   /// W[n, k] = level(code) of group k / group_size, computed as core/affine.hpp's decode().
   void dequantize(row_range rows, matrix_view<float> out) const {
-    check_row_range(rows, shape_.rows);
-    LOWBIT_CHECK((out.shape() == shape2{rows.size(), shape_.cols}), shape, "rows [", rows.begin,
-                 ", ", rows.end, ") of ", shape_.cols, " columns do not fit an output of [",
-                 out.rows(), ", ", out.cols(), "]");
+    check_dequantize(shape_, rows, out);
     if (out.empty()) return;
     aligned_buffer<std::uint8_t> codes(shape_.cols);
     for (index_t r = 0; r < rows.size(); ++r) {
@@ -85,26 +80,24 @@ class uniform_tensor {
     const index_t group_size = columns_per_group(shape, params);
     const shape2 groups = groups_of(shape, params, group_size);
     const element_type real = layout::element_type_of(params.scale_type);
-    const auto get = [&source](std::string_view name, element_type type,
-                               std::initializer_list<index_t> extents) {
-      return source.get(name, type, {extents.begin(), extents.size()});
-    };
-    const auto planes = get("planes", element_type::u64,
-                            {params.bits, shape.rows, layout::words_per_row(shape.cols)});
-    const auto scales = get("scales", real, {groups.rows, groups.cols});
+    const auto planes = get_buffer(source, "planes", element_type::u64,
+                                   {params.bits, shape.rows, layout::words_per_row(shape.cols)});
+    const auto scales = get_buffer(source, "scales", real, {groups.rows, groups.cols});
     std::span<const std::byte> zero_points;
     if (params.kind == symmetry::asymmetric) {
-      zero_points = get("zero_points", element_type::u8,
-                        {groups.rows, layout::code_matrix::row_bytes(params.bits, groups.cols)});
+      zero_points =
+          get_buffer(source, "zero_points", element_type::u8,
+                     {groups.rows, layout::code_matrix::row_bytes(params.bits, groups.cols)});
     }
     std::span<const std::byte> offsets;
-    if (params.kind == symmetry::offset) offsets = get("offsets", real, {groups.rows, groups.cols});
+    if (params.kind == symmetry::offset)
+      offsets = get_buffer(source, "offsets", real, {groups.rows, groups.cols});
 
     uniform_tensor t(shape, params);
-    copy(planes, std::as_writable_bytes(t.planes_.words()));
-    copy(scales, t.scales_.bytes());
-    copy(zero_points, std::as_writable_bytes(t.zero_points_.bytes()));
-    copy(offsets, t.offsets_.bytes());
+    copy_bytes(planes, std::as_writable_bytes(t.planes_.words()));
+    copy_bytes(scales, t.scales_.bytes());
+    copy_bytes(zero_points, std::as_writable_bytes(t.zero_points_.bytes()));
+    copy_bytes(offsets, t.offsets_.bytes());
     t.check_values();
     return t;
   }
@@ -171,9 +164,6 @@ class uniform_tensor {
                                         index_t group_size) noexcept {
     return {p.granularity == granularity::tensor ? std::min(shape.rows, index_t{1}) : shape.rows,
             group_size == 0 ? 0 : div_up(shape.cols, group_size)};
-  }
-  static void copy(std::span<const std::byte> from, std::span<std::byte> to) noexcept {
-    if (!to.empty()) std::memcpy(to.data(), from.data(), to.size());
   }
 
   /// Refuses (format) what no quantizer writes.
