@@ -90,7 +90,7 @@ void feedback(benchmark::State& state, index_t n) {
   const observers::second_moments h = l.moments(ctx);
   const std::vector<float> importance = h.importance();
   for (auto _ : state) {
-    const auto codec = quantizer.prepare(l.weight_view(), {.importance = importance}, 1.25F);
+    const auto codec = quantizer.prepare(l.weight_view(), {.importance = importance}, 1.1F);
     ptq::coding coded(codec, l.weight_view());
     ptq::apply_feedback(coded, h.matrix(), importance, {}, ctx);
     benchmark::DoNotOptimize(coded);
@@ -103,7 +103,7 @@ void refine(benchmark::State& state, index_t n) {
   const context ctx = context::best();
   const observers::second_moments h = l.moments(ctx);
   const std::vector<float> importance = h.importance();
-  const auto codec = quantizer.prepare(l.weight_view(), {.importance = importance}, 1.25F);
+  const auto codec = quantizer.prepare(l.weight_view(), {.importance = importance}, 1.1F);
   ptq::coding coded(codec, l.weight_view());
   ptq::apply_feedback(coded, h.matrix(), importance, {}, ctx);
   for (auto _ : state) {
