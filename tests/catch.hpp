@@ -16,7 +16,24 @@
 #include <catch2/catch.hpp>
 #endif
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LOWBIT_TEST_SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#define LOWBIT_TEST_SANITIZED 1
+#endif
+
 namespace lowbit_test {
+
+/// Whether the program runs tens of times slower, under a sanitizer. Then a test may leave out what
+/// repeats the same code on more or larger inputs; without one it never may.
+#if defined(LOWBIT_TEST_SANITIZED)
+inline constexpr bool is_sanitized = true;
+#else
+inline constexpr bool is_sanitized = false;
+#endif
 
 /// The what() of the Exception that `run` throws; fails the test if it throws nothing.
 template <class Exception = std::exception, class Run>

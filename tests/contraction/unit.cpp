@@ -218,8 +218,6 @@ std::vector<outcome> UNIT() {
   aligned_buffer<float> scales(128);
   for (index_t k = 0; k < scales.size(); ++k) scales[k] = random_uniform(6, k) + 0.1F;
   results.push_back(run(inputs::column_scaling({}, scales.span()), "scaling"));
-  results.push_back(run_recipe(
-      formats::uniform_quantizer{.params = {.bits = 2, .kind = symmetry::asymmetric}}, "recipe"));
   results.push_back(run_recipe(formats::sbvr_quantizer{.params = {.planes = 2, .group_size = 32}},
                                "sbvr recipe"));
   run_sbvr(importance.span(), results);

@@ -48,6 +48,7 @@ TEST_CASE("on real layers sbvr with everything beats round to nearest fourfold, 
       io::safetensors_reader::open("examples/data/whisper_base_en_extract.safetensors");
   for (const std::string name : {"decoder.blocks.0.cross_attn.key", "decoder.blocks.1.mlp.0",
                                  "decoder.blocks.1.mlp.2", "decoder.blocks.2.attn.key"}) {
+    if (lowbit_test::is_sanitized && name != "decoder.blocks.1.mlp.0") continue;
     const layer l{read(file, name + ".weight"), read(file, name + ".input.heldout"),
                   test::moments_of(read(file, name + ".input.calibration").view())};
     for (const unsigned bits : {2U, 3U}) {

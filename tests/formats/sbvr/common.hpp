@@ -44,7 +44,7 @@ inline double squared_error(std::span<const float> w, std::span<const float> w_h
 }
 
 /// Every basis, kind of coefficients, offset and way of storing scales, for some planes.
-inline std::vector<formats::sbvr::params> configurations(std::initializer_list<unsigned> planes) {
+inline std::vector<formats::sbvr::params> configurations(const std::vector<unsigned>& planes) {
   std::vector<formats::sbvr::params> list;
   for (const unsigned k : planes) {
     for (const auto basis : {sbvr_basis::sign, sbvr_basis::zero_one}) {

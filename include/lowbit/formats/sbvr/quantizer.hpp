@@ -84,7 +84,8 @@ class sbvr_codec {
       out[i++] = codebook_.ratio_levels()[code];
     } else if (params().coefficients == sbvr_coefficients::per_group) {
       const float clear = params().basis == sbvr_basis::sign ? -1.0F : 0.0F;
-      for (; i < params().planes; ++i) out[i] = ((code >> i) & 1U) != 0 ? 1.0F : clear;
+      for (; i < params().planes; ++i)
+        out[i] = ((static_cast<unsigned>(code) >> i) & 1U) != 0 ? 1.0F : clear;
     }
     if (i < out.size()) out[i] = 1.0F;
   }
