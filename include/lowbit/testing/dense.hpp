@@ -79,8 +79,9 @@ inline void check_dense_tile(findings& list, const dense_tile_case& c, std::uint
   constexpr index_t rows = kernels::dense_tile_rows;
   constexpr index_t cols = kernels::dense_tile_cols;
   constexpr index_t guard = 17;
-  aligned_buffer<double> a(rows * c.depth);
-  aligned_buffer<double> b(cols * c.depth);
+  // Panels of no terms exist, too: nothing may be added to a null pointer.
+  aligned_buffer<double> a(rows * std::max<index_t>(c.depth, 1));
+  aligned_buffer<double> b(cols * std::max<index_t>(c.depth, 1));
   for (index_t i = 0; i < a.size(); ++i) a[i] = dense_value(c.pattern, seed, i);
   for (index_t i = 0; i < b.size(); ++i) b[i] = dense_value(c.pattern, seed + 1, i);
   std::vector<double> expected(guard + (rows - 1) * c.stride + cols + guard);
