@@ -234,6 +234,7 @@ TEST_CASE("bit_gemm: the conformance suite finds wrong variants", "[any_isa]") {
       {"misreads one bit", cpu::none, &misreads_one_bit},
   };
   for (const tile_variant& v : wrong) {
+    if (lowbit_test::is_sanitized && (&v - wrong) % 4 != 0) continue;
     INFO(v.name);
     const auto found = testing::check_bit_gemm_variant(v);
     CHECK_FALSE(testing::all_passed(found));

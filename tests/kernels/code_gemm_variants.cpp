@@ -483,7 +483,7 @@ testing::finding first_failure(kernels::code_gemm_tile_fn run) {
 
 }  // namespace
 
-TEST_CASE("code_gemm: the conformance suite finds wrong variants") {
+TEST_CASE("code_gemm: the conformance suite finds wrong variants", "[any_isa]") {
   const tile_variant wrong[] = {
       {"saturates pairs", cpu::none, &tile<saturates_pairs>},
       {"16-bit sums of two 4-bit codes wrap", cpu::none, &tile<wraps_16_bit_sums<4, 2, 9>>},
@@ -536,6 +536,7 @@ TEST_CASE("code_gemm: the conformance suite finds wrong variants") {
       {"changes the steps", cpu::none, &changes_the_steps},
   };
   for (const tile_variant& v : wrong) {
+    if (lowbit_test::is_sanitized && (&v - wrong) % 4 != 0) continue;
     INFO(v.name);
     CHECK_FALSE(first_failure(v.run).check.empty());
   }

@@ -16,9 +16,8 @@
 //  * Same bits from every variant (every operation is one fused multiply-add, rounded once), under
 //    the default floating-point environment. Which NaN comes out of several is not promised.
 //  * Memory: panels are 64-byte aligned and never null; C, x and y are aligned to their type only;
-//  count is a
-//    multiple of 8. There are no tails: the driver pads lanes (never k: one more term, even of
-//    zeros, turns -0 into +0). Nothing is read or written outside the stated arrays.
+//    count is a multiple of 8. There are no tails: the driver pads lanes (never k: one more term,
+//    even of zeros, turns -0 into +0). Nothing is read or written outside the stated arrays.
 //  * noexcept, no allocation, no state: thread-safe.
 #pragma once
 
