@@ -10,12 +10,12 @@
 //
 //   bench_ptq --benchmark_filter=4096
 #include <benchmark/benchmark.h>
-#include <sys/resource.h>
 
 #include <cmath>
 #include <string>
 #include <vector>
 
+#include "examples/common/peak_memory.hpp"
 #include "lowbit/lowbit.hpp"
 #include "run.hpp"
 
@@ -24,12 +24,6 @@ namespace {
 using namespace lowbit;
 
 constexpr index_t calibration_rows = 1024;
-
-double peak_memory_mib() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024.0;  // Linux counts KiB
-}
 
 /// A layer of n outputs and k inputs, and rows of its inputs: white noise plus a part of 32
 /// dimensions.
@@ -68,7 +62,7 @@ struct layer {
 void finish(benchmark::State& state, index_t n) {
   state.counters["weights_per_second"] =
       benchmark::Counter(static_cast<double>(n * n), benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["peak_memory_mib"] = peak_memory_mib();
+  state.counters["peak_memory_mib"] = examples::peak_memory_mib();
 }
 
 void moments(benchmark::State& state, index_t n) {

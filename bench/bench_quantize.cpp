@@ -10,7 +10,6 @@
 // quality, nor quality without what it costs.
 #include <benchmark/benchmark.h>
 
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -67,10 +66,10 @@ void add(const Q& q, index_t n) {
     state.counters["weights_per_second"] = benchmark::Counter(
         static_cast<double>(n * n), benchmark::Counter::kIsIterationInvariantRate);
     const double bits = bits_per_weight(tensor);
-    const double error = ops::weight_error(weights, tensor).relative_mse();
+    const error_stats error = ops::weight_error(weights, tensor);
     state.counters["bits_per_weight"] = bits;
-    state.counters["relative_mse"] = error;
-    state.counters["db_above_bound"] = 10.0 * std::log10(error * std::exp2(2.0 * bits));
+    state.counters["relative_mse"] = error.relative_mse();
+    state.counters["db_above_bound"] = error.db_above_bound(bits);
   })->Unit(benchmark::kMillisecond);
 }
 

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -220,9 +219,7 @@ template <lowbit::quantizer Q>
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = lowbit::random_normal(42, i);
   const lowbit::matrix_view<const float> normal(values.data(), rows, shape.cols);
   const auto tensor = quantizer.quantize(normal, {});
-  const double bits = lowbit::bits_per_weight(tensor);
-  const double error = lowbit::ops::weight_error(normal, tensor).relative_mse();
-  return 10.0 * (std::log10(error) + 2.0 * bits * std::log10(2.0));
+  return lowbit::ops::weight_error(normal, tensor).db_above_bound(lowbit::bits_per_weight(tensor));
 }
 
 /// One run over a model with one configuration.

@@ -1,7 +1,6 @@
 // progress.hpp: what a person sees while a long job runs, and how they stop it.
 #pragma once
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -12,6 +11,8 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+
+#include "../common/peak_memory.hpp"
 
 namespace quantize_model {
 
@@ -31,13 +32,6 @@ inline void install_stop_handler() {
 
 [[nodiscard]] inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// The most memory that this process had resident so far, in MiB.
-[[nodiscard]] inline double peak_memory_mib() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024.0;  // Linux counts KiB
 }
 
 /// One line on stderr that is rewritten as tensors finish; nothing if stderr is no terminal.
@@ -67,7 +61,7 @@ class progress {
     show(name);
     std::fprintf(stderr, ": %.*s %.0f %%, peak %.0f MiB", static_cast<int>(stage.size()),
                  stage.data(), 100.0 * static_cast<double>(done) / static_cast<double>(total),
-                 peak_memory_mib());
+                 examples::peak_memory_mib());
     std::fflush(stderr);
   }
 

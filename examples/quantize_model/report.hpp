@@ -199,7 +199,7 @@ inline void print_cost(const run_totals& totals) {
       totals.quantized, totals.copied, static_cast<double>(totals.stored_bytes()) * 1e-6,
       totals.seconds,
       totals.seconds > 0.0 ? static_cast<double>(totals.weights) * 1e-6 / totals.seconds : 0.0,
-      peak_memory_mib());
+      examples::peak_memory_mib());
 }
 
 [[nodiscard]] inline nlohmann::ordered_json errors_as_json(const reported_errors& e) {
@@ -236,7 +236,7 @@ inline void print_cost(const run_totals& totals) {
   sums["weights"] = totals.weights;
   sums["bytes"] = totals.stored_bytes();
   sums["seconds"] = totals.seconds;
-  sums["peak_memory_mib"] = peak_memory_mib();
+  sums["peak_memory_mib"] = examples::peak_memory_mib();
   return json;
 }
 

@@ -58,6 +58,11 @@ class error_stats {
   }
   /// Signal to quantization noise, -10 log10(relative_mse()): infinite for an exact copy.
   [[nodiscard]] double sqnr_db() const noexcept { return -10.0 * std::log10(relative_mse()); }
+  /// How far, in dB, relative_mse() lies above 2^(-2 bits), the least error that any code of so
+  /// many bits per value can leave of a normal distribution.
+  [[nodiscard]] double db_above_bound(double bits_per_value) const noexcept {
+    return 10.0 * (std::log10(relative_mse()) + 2.0 * bits_per_value * std::log10(2.0));
+  }
   /// The largest |r - a|.
   [[nodiscard]] float max_abs_error() const noexcept {
     return *std::max_element(largest_.begin(), largest_.end());

@@ -8,7 +8,7 @@
 //
 // The levels of a group are fixed first, on the weights as feedback has left them when the first of
 // its columns comes (or on the original weights, for static groups), and then each column is
-// rounded by itself: per-column feedback with levels of groups beats rounding groups jointly.
+// rounded by itself.
 //
 // Columns go in blocks: inside a block a row is corrected at once, the columns after it by one
 // product per block.
@@ -30,9 +30,8 @@ struct feedback_options {
 };
 
 /// Adds `share` of the mean of H's diagonal to the diagonal: how far to trust H (the literature's
-/// damping is 0.01). A diagonal of zeros, of inputs that are always zero, becomes ones, with which
-/// any rounding is as good as nearest. So do columns whose own input is always zero: they are
-/// rounded to nearest and cost nothing.
+/// damping is 0.01). A column whose input is always zero is then rounded to nearest and costs
+/// nothing. If all are, the diagonal becomes ones, which is round to nearest.
 inline void damp(matrix_view<double> h, double share) {
   LOWBIT_CHECK(h.rows() == h.cols(), shape, "the Hessian is [", h.rows(), ", ", h.cols(), "]");
   LOWBIT_CHECK(share >= 0.0 && std::isfinite(share), value, "damping = ", share,
@@ -40,6 +39,7 @@ inline void damp(matrix_view<double> h, double share) {
   double sum = 0.0;
   for (index_t k = 0; k < h.rows(); ++k) sum += h(k, k);
   const double mean = sum / static_cast<double>(std::max<index_t>(h.rows(), 1));
+  // By fma, so that no compiler fuses the product with the sums below.
   const double extra = mean > 0.0 ? std::fma(share, mean, 0.0) : 1.0;
   for (index_t k = 0; k < h.rows(); ++k) h(k, k) += extra;
 }
