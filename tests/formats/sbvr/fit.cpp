@@ -52,7 +52,8 @@ double least_squares_error(const std::vector<unsigned>& codes, std::span<const f
 }
 
 /// The least error over all codes. With signs, or an offset, exchanging the two values of a plane
-/// changes nothing, so the first code may be 0.
+/// changes nothing, so the first code may be 0. Else exchanging planes changes nothing, so the
+/// first code may have its ones in the first planes.
 double optimum(std::span<const float> x, std::span<const float> h, const formats::sbvr::params& p) {
   const bool free = p.basis == sbvr_basis::sign || p.has_offset();
   const index_t counted = x.size() - (free ? 1 : 0);
@@ -63,6 +64,7 @@ double optimum(std::span<const float> x, std::span<const float> h, const formats
       codes[j + (free ? 1 : 0)] =
           static_cast<unsigned>(all >> (j * p.planes)) & ((1U << p.planes) - 1U);
     }
+    if ((codes[0] & (codes[0] + 1U)) != 0) continue;
     best = std::min(best, least_squares_error(codes, x, h, p));
   }
   return best;
@@ -75,7 +77,7 @@ TEST_CASE("sbvr: own coefficients of up to 8 weights are the best of all codes")
     unsigned planes;
     index_t most;
   };
-  for (const auto& [planes, most] : {sizes{1, 8}, {2, 8}, {3, 6}}) {
+  for (const auto& [planes, most] : {sizes{1, 8}, {2, 8}, {3, lowbit_test::is_sanitized ? 6 : 8}}) {
     for (const auto basis : {sbvr_basis::sign, sbvr_basis::zero_one}) {
       for (const auto offset : {sbvr_offset::none, sbvr_offset::per_group}) {
         const sbvr_quantizer q{.params = {.planes = planes,
@@ -83,9 +85,10 @@ TEST_CASE("sbvr: own coefficients of up to 8 weights are the best of all codes")
                                           .coefficients = sbvr_coefficients::per_group,
                                           .offset = offset,
                                           .scale_type = scale_type::fp32}};
-        const bool free = basis == sbvr_basis::sign || q.params.has_offset();
-        for (index_t n = 1; n <= most - (planes > 1 && !free ? 2 : 0); ++n) {
-          for (std::uint64_t seed = 0; seed < 6; ++seed) {
+        for (index_t n = 1; n <= most; ++n) {
+          // Up to 8 million assignments are compared for each of the last ones.
+          const std::uint64_t seeds = planes == 3 && n > 6 ? 1 : 6;
+          for (std::uint64_t seed = 0; seed < seeds; ++seed) {
             const auto m = testing::normal_matrix({1, n}, 100 * n + seed);
             std::vector<float> h;
             for (index_t i = 0; i < n && seed % 2 == 1; ++i) h.push_back(random_uniform(seed, i));

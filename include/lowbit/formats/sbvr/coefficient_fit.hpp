@@ -60,7 +60,8 @@ class coefficient_fit {
   }
 
  private:
-  static constexpr double most_assignments = 16384.0;
+  static constexpr index_t always_enumerated = 8;      ///< values; 102,960 assignments at most
+  static constexpr double most_assignments = 16384.0;  ///< of more values
 
   /// Levels in increasing order, with the code of each: only the upper half if they are symmetric.
   struct sorted_levels {
@@ -114,7 +115,7 @@ class coefficient_fit {
     double count = static_cast<double>(sign_sets * shapes);
     for (index_t i = 1; i < levels; ++i)
       count *= static_cast<double>(n + i) / static_cast<double>(i);
-    if (count > most_assignments) return;
+    if (n > always_enumerated && count > most_assignments) return;
 
     constexpr std::array<std::array<float, 3>, 2> prototypes{{{4, 2, 1}, {4, 3, 2}}};
     sorted_levels sorted;
