@@ -5,11 +5,13 @@
 #include <cmath>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "lowbit/core/half.hpp"
 #include "lowbit/core/random.hpp"
 #include "lowbit/kernels/code_gemm/driver.hpp"
+#include "packed_product.hpp"
 
 namespace bench {
 
@@ -91,39 +93,22 @@ float one_output(const random_codes& w, const code_format& format,
   return x.steps(0)[token] * y;
 }
 
-/// Everything that one product reads and writes.
-struct product_state {
-  const random_codes* weights;  // owned by *shared
-  std::shared_ptr<void> shared;
-  std::span<const kernels::packed_codes> copies;
-  code_format format;
-  product_shape shape;
-  kernels::code_gemm_tile_fn tile;
-  kernels::context ctx;
-  std::vector<float> x, y;
-  kernels::int8_activations activations;
-  index_t next = 0;
+struct packed_copies {
+  random_codes weights;
+  std::vector<kernels::packed_codes> copies;
+};
 
-  [[nodiscard]] matrix_view<const float> inputs() const {
-    return {x.data(), shape.tokens, shape.cols};
-  }
-  [[nodiscard]] matrix_view<float> outputs() { return {y.data(), shape.tokens, shape.rows}; }
-
-  void run() {
-    const kernels::packed_codes& w = copies[next];
-    if (++next == copies.size()) next = 0;
-    activations.assign(inputs(), {.bits = 8, .group_size = w.runs().group_size()}, ctx);
-    kernels::code_gemm(w, activations, outputs(), ctx, tile);
-  }
+struct product_state : packed_product {
+  product_state(std::shared_ptr<packed_copies> from, const code_product& p,
+                const code_gemm_kernel& kernel)
+      : packed_product(from->copies, p.shape, kernel), weights(std::move(from)), format(p.format) {}
 
   [[nodiscard]] std::string check() {
     const kernels::int8_activations scalar(
         inputs(), {.bits = 8, .group_size = copies[0].runs().group_size()}, {.allowed = cpu::none});
-    constexpr index_t samples = 64;
-    for (index_t i = 0; i < samples; ++i) {
-      const index_t t = i == 0 ? shape.tokens - 1 : lowbit::random_bits(6, i) % shape.tokens;
-      const index_t n = i == 0 ? shape.rows - 1 : lowbit::random_bits(7, i) % shape.rows;
-      const float expected = one_output(*weights, format, scalar, t, n);
+    for (index_t i = 0; i < sampled_output::count; ++i) {
+      const auto [t, n] = sampled_output::number(i, shape);
+      const float expected = one_output(weights->weights, format, scalar, t, n);
       const float found = outputs()(t, n);
       if (!(found == expected)) {
         return message("wrong: output [", t, ", ", n, "] is ", found, ", not ", expected);
@@ -131,41 +116,23 @@ struct product_state {
     }
     return {};
   }
-};
 
-struct packed_copies {
-  random_codes weights;
-  std::vector<kernels::packed_codes> copies;
+  std::shared_ptr<packed_copies> weights;
+  code_format format;
 };
 
 prepared_product prepare(const code_product& p, const code_gemm_kernel& kernel) {
-  const auto shared = cached(message(p.format_name, "/w", p.format.bits, "x", p.format.planes, "/N",
-                                     p.shape.rows, "_K", p.shape.cols, p.cold ? "/cold" : "/warm"),
-                             [&] {
-                               packed_copies made{random_codes(p), {}};
-                               made.copies.push_back(made.weights.pack());
-                               const auto bytes = static_cast<double>(made.copies[0].size_bytes());
-                               const index_t count = copies_of(bytes, p.cold);
-                               made.copies.reserve(count);
-                               while (made.copies.size() < count)
-                                 made.copies.push_back(made.copies[0]);
-                               return made;
-                             });
-  auto state = std::make_shared<product_state>();
-  state->weights = &shared->weights;
-  state->shared = shared;
-  state->copies = shared->copies;
-  state->format = p.format;
-  state->shape = p.shape;
-  state->tile = kernel.run;
-  state->ctx = allowed_context();
-  state->ctx.allowed = kernel.needs;
-  state->x.resize(p.shape.tokens * p.shape.cols);
-  for (index_t i = 0; i < state->x.size(); ++i) state->x[i] = lowbit::random_normal(5, i);
-  state->y.resize(p.shape.tokens * p.shape.rows);
+  auto shared = cached(message(p.format_name, "/w", p.format.bits, "x", p.format.planes, "/N",
+                               p.shape.rows, "_K", p.shape.cols, p.cold ? "/cold" : "/warm"),
+                       [&] {
+                         packed_copies made{random_codes(p), {}};
+                         made.copies = copy_packed(made.weights.pack(), p.cold);
+                         return made;
+                       });
+  const auto state = std::make_shared<product_state>(std::move(shared), p, kernel);
   return {.run = [state] { state->run(); },
           .check = [state] { return state->check(); },
-          .weight_bytes = static_cast<double>(state->copies[0].size_bytes())};
+          .weight_bytes = state->weight_bytes()};
 }
 
 std::vector<code_gemm_kernel>& all_kernels() {
@@ -226,24 +193,32 @@ code_product plane_product(unsigned planes, index_t group_size, product_shape sh
   return p;
 }
 
-void register_code_product(const code_product& p) {
+void register_packed_product(
+    product p, const kernels::code_format& format,
+    const std::function<prepared_product(const code_gemm_kernel& kernel)>& prepare) {
   // The last one of lowbit's table is the oracle, not made for speed: small products only.
   constexpr double oracle_macs = 2e6;
   const auto oracle = std::end(kernels::code_gemm_variants)[-1].run;
   for (const code_gemm_kernel& kernel : code_gemm_kernels()) {
     if (kernel.run == oracle && p.shape.macs() > oracle_macs) continue;
-    if (kernel.takes != nullptr && !kernel.takes(p.format)) continue;
-    register_product({.family = p.family,
-                      .format = p.format_name,
-                      .weight_bits = p.format.bits * p.format.planes,
-                      .activation_bits = 8,
-                      .variant = kernel.name,
-                      .shape = p.shape,
-                      .cold = p.cold,
-                      .needs = kernel.needs,
-                      .what = operation::int8_mac,
-                      .prepare = [p, kernel] { return prepare(p, kernel); }});
+    if (kernel.takes != nullptr && !kernel.takes(format)) continue;
+    p.variant = kernel.name;
+    p.needs = kernel.needs;
+    p.prepare = [prepare, kernel] { return prepare(kernel); };
+    register_product(p);
   }
+}
+
+void register_code_product(const code_product& p) {
+  register_packed_product({.family = p.family,
+                           .format = p.format_name,
+                           .weight_bits = p.format.bits * p.format.planes,
+                           .activation_bits = 8,
+                           .shape = p.shape,
+                           .cold = p.cold,
+                           .what = operation::int8_mac},
+                          p.format,
+                          [p](const code_gemm_kernel& kernel) { return prepare(p, kernel); });
 }
 
 }  // namespace bench

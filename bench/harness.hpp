@@ -69,14 +69,14 @@ struct product {
   std::string format;
   unsigned weight_bits = 0;
   unsigned activation_bits = 0;
-  std::string variant;
+  std::string variant = {};
   product_shape shape{};
   bool cold = false;
-  cpu::cpu_set needs;  ///< what the variant needs; a product that is not allowed is left out
+  cpu::cpu_set needs = {};  ///< what the variant needs; a product that is not allowed is left out
   operation what = operation::int8_mac;
   bool is_serial = false;    ///< ignores the threads of the context: left out with --threads
   double steps_per_mac = 1;  ///< of `what`: bits_w * bits_a for planes x planes
-  std::function<prepared_product()> prepare;  ///< called when the benchmark runs, not before
+  std::function<prepared_product()> prepare = {};  ///< called when the benchmark runs, not before
 
   [[nodiscard]] std::string name() const;
 };

@@ -134,16 +134,10 @@ TEST_CASE("second moments are the same on every tier and at any number of worker
     if (!best.allowed.contains(tier.features)) continue;
     CHECK(same(moments_of(x.view(), weights, best.narrowed_to(tier.name)), expected));
   }
-  for (const index_t workers : {1U, 2U, 3U}) {
-    INFO(workers << " workers");
-    kernels::context ctx = best;
-    test::thread_executor threads(workers);
-    ctx.threads = &threads;
+  test::on_each_executor(best, {1U, 2U, 3U}, [&](const kernels::context& ctx) {
+    INFO(ctx.threads->workers() << " workers");
     CHECK(same(moments_of(x.view(), weights, ctx), expected));
-    test::backwards_executor backwards(workers);
-    ctx.threads = &backwards;
-    CHECK(same(moments_of(x.view(), weights, ctx), expected));
-  }
+  });
 }
 
 TEST_CASE("equal weights are none, and a power of two for all is exactly none") {

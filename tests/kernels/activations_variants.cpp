@@ -19,16 +19,9 @@ using kernels::activation_planes_args;
 using activation_variant = kernels::variant<activation_functions>;
 
 TEST_CASE("activations: every variant that this machine supports keeps the contract", "[any_isa]") {
-  for (const activation_variant& v : kernels::activation_variants) {
-    if (!v.is_supported(cpu::detect())) {
-      WARN("variant '" << v.name << "' is not supported here: not checked");
-      continue;
-    }
-    const auto found = testing::check_activation_variant(v, 2024);
-    INFO(v.name << ":\n" << testing::failures(found));
-    CHECK(testing::all_passed(found));
-    CHECK(found.size() > 1500);
-  }
+  lowbit_test::check_supported_variants<activation_functions>(
+      kernels::activation_variants, {}, 1500,
+      [](const auto& v) { return testing::check_activation_variant(v, 2024); });
 }
 
 TEST_CASE("activations: the variant table is in order") {

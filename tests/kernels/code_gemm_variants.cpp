@@ -27,8 +27,7 @@ using tile_variant = kernels::variant<kernels::code_gemm_tile_fn>;
 
 namespace {
 
-/// The tiers that have a variant of their own. Spelled out, so that a variant that leaves the
-/// table, or asks for more than its tier, is missed.
+/// The tiers that have a variant of their own, spelled out (see check_supported_variants).
 constexpr std::string_view tiers_with_a_variant[] = {
 #if LOWBIT_X86_64
     "avx512_vnni", "avx512bw", "avx_vnni", "avx2",
@@ -43,27 +42,9 @@ constexpr std::string_view tiers_with_a_variant[] = {
 }  // namespace
 
 TEST_CASE("code_gemm: every variant that this machine supports keeps the contract") {
-  std::vector<std::string_view> checked;
-  for (const tile_variant& v : kernels::code_gemm_variants) {
-    if (!v.is_supported(cpu::detect())) {
-      WARN("variant '" << v.name << "' is not supported here: not checked");
-      continue;
-    }
-    const auto found = testing::check_code_gemm_variant(v, 2024);
-    INFO(v.name << ":\n" << testing::failures(found));
-    CHECK(testing::all_passed(found));
-    CHECK(found.size() > 1500);
-    checked.push_back(v.name);
-  }
-  for (const cpu::tier& tier : cpu::tiers) {
-    if (!cpu::detect().contains(tier.features)) continue;
-    if (std::count(std::begin(tiers_with_a_variant), std::end(tiers_with_a_variant), tier.name) ==
-        0) {
-      continue;
-    }
-    INFO("this machine offers tier " << tier.name << ", whose variant did not run");
-    CHECK(std::count(checked.begin(), checked.end(), tier.name) == 1);
-  }
+  lowbit_test::check_supported_variants<kernels::code_gemm_tile_fn>(
+      kernels::code_gemm_variants, tiers_with_a_variant, 1500,
+      [](const auto& v) { return testing::check_code_gemm_variant(v, 2024); });
 }
 
 TEST_CASE("code_gemm: the variant table is in order") {

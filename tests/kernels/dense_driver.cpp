@@ -246,19 +246,12 @@ TEST_CASE("dense driver: who runs a task does not matter, nor does the scratch t
   };
   const auto expected = all_of(context::best());
   kernels::workspace scratch;
-  for (const index_t workers : {1U, 2U, 3U, 7U}) {
-    test::backwards_executor backwards(workers);
-    test::thread_executor threads(workers);
-    for (executor* const e :
-         {static_cast<executor*>(&backwards), static_cast<executor*>(&threads)}) {
-      for (kernels::workspace* const w : {static_cast<kernels::workspace*>(nullptr), &scratch}) {
-        context ctx = context::best();
-        ctx.threads = e;
-        ctx.scratch = w;
-        CHECK(compare_bits(all_of(ctx), expected) == "");
-      }
+  test::on_each_executor(context::best(), {1U, 2U, 3U, 7U}, [&](context ctx) {
+    for (kernels::workspace* const w : {static_cast<kernels::workspace*>(nullptr), &scratch}) {
+      ctx.scratch = w;
+      CHECK(compare_bits(all_of(ctx), expected) == "");
     }
-  }
+  });
 }
 
 TEST_CASE("dense driver: rows of a gram matrix may come in chunks of any size") {

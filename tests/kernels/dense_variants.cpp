@@ -21,8 +21,7 @@ using dense_variant = kernels::variant<dense_functions>;
 
 namespace {
 
-/// The tiers that have a variant of their own. Spelled out, so that a variant that leaves the
-/// table, or asks for more than its tier, is missed.
+/// The tiers that have a variant of their own, spelled out (see check_supported_variants).
 constexpr std::string_view tiers_with_a_variant[] = {
 #if LOWBIT_X86_64
     "avx512bw", "avx2",
@@ -34,27 +33,9 @@ constexpr std::string_view tiers_with_a_variant[] = {
 }  // namespace
 
 TEST_CASE("dense: every variant that this machine supports keeps the contract", "[any_isa]") {
-  std::vector<std::string_view> checked;
-  for (const dense_variant& v : kernels::dense_variants) {
-    if (!v.is_supported(cpu::detect())) {
-      WARN("variant '" << v.name << "' is not supported here: not checked");
-      continue;
-    }
-    const auto found = testing::check_dense_variant(v, 2024);
-    INFO(v.name << ":\n" << testing::failures(found));
-    CHECK(testing::all_passed(found));
-    CHECK(found.size() > 700);
-    checked.push_back(v.name);
-  }
-  for (const cpu::tier& tier : cpu::tiers) {
-    if (!cpu::detect().contains(tier.features)) continue;
-    if (std::count(std::begin(tiers_with_a_variant), std::end(tiers_with_a_variant), tier.name) ==
-        0) {
-      continue;
-    }
-    INFO("this machine offers tier " << tier.name << ", whose variant did not run");
-    CHECK(std::count(checked.begin(), checked.end(), tier.name) == 1);
-  }
+  lowbit_test::check_supported_variants<dense_functions>(
+      kernels::dense_variants, tiers_with_a_variant, 700,
+      [](const auto& v) { return testing::check_dense_variant(v, 2024); });
 }
 
 TEST_CASE("dense: the variant table is in order") {

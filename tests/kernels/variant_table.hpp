@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <span>
+#include <string_view>
+#include <vector>
 
+#include "catch.hpp"
 #include "lowbit/kernels/variant.hpp"
 #include "lowbit/testing/finding.hpp"
 
@@ -43,6 +46,34 @@ template <class Fn>
         "LOWBIT_ISA=", v.name, " does not choose it");
   }
   return list;
+}
+
+/// Checks every variant of a table that this machine supports: check(variant) must report more than
+/// `least` findings, all passed. Of those in `tiers`, a tier that the machine offers must have had
+/// its variant checked: one that leaves the table, or asks for more than its tier, is missed.
+template <class Fn, class Check>
+void check_supported_variants(std::span<const lowbit::kernels::variant<Fn>> table,
+                              std::span<const std::string_view> tiers, lowbit::index_t least,
+                              Check&& check) {
+  namespace cpu = lowbit::cpu;
+  std::vector<std::string_view> checked;
+  for (const auto& v : table) {
+    if (!v.is_supported(cpu::detect())) {
+      WARN("variant '" << v.name << "' is not supported here: not checked");
+      continue;
+    }
+    const lowbit::testing::findings found = check(v);
+    INFO(v.name << ":\n" << lowbit::testing::failures(found));
+    CHECK(lowbit::testing::all_passed(found));
+    CHECK(found.size() > least);
+    checked.push_back(v.name);
+  }
+  for (const cpu::tier& tier : cpu::tiers) {
+    if (!cpu::detect().contains(tier.features)) continue;
+    if (std::count(tiers.begin(), tiers.end(), tier.name) == 0) continue;
+    INFO("this machine offers tier " << tier.name << ", whose variant did not run");
+    CHECK(std::count(checked.begin(), checked.end(), tier.name) == 1);
+  }
 }
 
 }  // namespace lowbit_test

@@ -293,19 +293,12 @@ TEST_CASE("cholesky: who runs a task does not matter") {
   };
   const auto expected = all_of(context::best());
   kernels::workspace scratch;
-  for (const index_t workers : {1U, 3U}) {
-    test::backwards_executor backwards(workers);
-    test::thread_executor threads(workers);
-    for (executor* const e :
-         {static_cast<executor*>(&backwards), static_cast<executor*>(&threads)}) {
-      for (kernels::workspace* const w : {static_cast<kernels::workspace*>(nullptr), &scratch}) {
-        context ctx = context::best();
-        ctx.threads = e;
-        ctx.scratch = w;
-        CHECK(compare_bits(all_of(ctx), expected) == "");
-      }
+  test::on_each_executor(context::best(), {1U, 3U}, [&](context ctx) {
+    for (kernels::workspace* const w : {static_cast<kernels::workspace*>(nullptr), &scratch}) {
+      ctx.scratch = w;
+      CHECK(compare_bits(all_of(ctx), expected) == "");
     }
-  }
+  });
 }
 
 TEST_CASE("cholesky: what is not positive definite is refused") {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <atomic>
+#include <initializer_list>
 #include <thread>
 #include <vector>
 
 #include "lowbit/core/executor.hpp"
+#include "lowbit/kernels/context.hpp"
 
 namespace test {
 
@@ -41,5 +43,21 @@ class thread_executor final : public lowbit::executor {
  private:
   lowbit::index_t workers_;
 };
+
+/// Calls f(context) with `ctx` on each of these executors, for each number of workers.
+template <class F>
+void on_each_executor(const lowbit::kernels::context& ctx,
+                      std::initializer_list<lowbit::index_t> worker_counts, F&& f) {
+  for (const lowbit::index_t workers : worker_counts) {
+    backwards_executor backwards(workers);
+    thread_executor threads(workers);
+    for (lowbit::executor* const e :
+         {static_cast<lowbit::executor*>(&backwards), static_cast<lowbit::executor*>(&threads)}) {
+      lowbit::kernels::context with = ctx;
+      with.threads = e;
+      f(with);
+    }
+  }
+}
 
 }  // namespace test

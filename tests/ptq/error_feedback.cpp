@@ -369,18 +369,11 @@ TEST_CASE("feedback gives the same bytes on every tier, at any number of workers
                 expected) == "");
     }
     CHECK(tiers >= 1);
-    kernels::context ctx = best;
-    for (const index_t workers : {1U, 2U, 3U}) {
-      INFO(workers << " workers");
-      test::thread_executor threads(workers);
-      ctx.threads = &threads;
+    test::on_each_executor(best, {1U, 2U, 3U}, [&](const kernels::context& ctx) {
+      INFO(ctx.threads->workers() << " workers");
       CHECK(test::difference(feed_back(q, p.w.view(), hessian(p), {}, columns, ctx), expected) ==
             "");
-      test::backwards_executor backwards(workers);
-      ctx.threads = &backwards;
-      CHECK(test::difference(feed_back(q, p.w.view(), hessian(p), {}, columns, ctx), expected) ==
-            "");
-    }
+    });
     const auto values = test::dequantized(expected);
     for (const row_range rows : {row_range{0, 1}, {1, 66}, {66, 150}}) {
       const auto part = test::dequantized(

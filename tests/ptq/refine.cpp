@@ -245,16 +245,10 @@ TEST_CASE("refine gives the same bytes on every tier and at any number of worker
     INFO("tier " << tier.name);
     if (best.allowed.contains(tier.features)) check(best.narrowed_to(tier.name));
   }
-  for (const index_t workers : {1U, 2U, 3U}) {
-    INFO(workers << " workers");
-    kernels::context ctx = best;
-    test::thread_executor threads(workers);
-    ctx.threads = &threads;
+  test::on_each_executor(best, {1U, 2U, 3U}, [&](const kernels::context& ctx) {
+    INFO(ctx.threads->workers() << " workers");
     check(ctx);
-    test::backwards_executor backwards(workers);
-    ctx.threads = &backwards;
-    check(ctx);
-  }
+  });
 }
 
 TEST_CASE("a listener hears one worker at a time, and in order") {
