@@ -10,10 +10,10 @@
 #include "lowbit/core/random.hpp"                 // IWYU pragma: export
 #include "lowbit/cpu/caches.hpp"                  // IWYU pragma: export
 #include "lowbit/cpu/features.hpp"                // IWYU pragma: export
+#include "lowbit/decorators/permuted.hpp"         // IWYU pragma: export
+#include "lowbit/decorators/rotated.hpp"          // IWYU pragma: export
+#include "lowbit/decorators/scaled.hpp"           // IWYU pragma: export
 #include "lowbit/formats/all.hpp"                 // IWYU pragma: export
-#include "lowbit/inputs/permuted.hpp"             // IWYU pragma: export
-#include "lowbit/inputs/rotated.hpp"              // IWYU pragma: export
-#include "lowbit/inputs/scaled.hpp"               // IWYU pragma: export
 #include "lowbit/kernels/bit_gemm/driver.hpp"     // IWYU pragma: export
 #include "lowbit/kernels/code_gemm/driver.hpp"    // IWYU pragma: export
 #include "lowbit/kernels/dense/driver.hpp"        // IWYU pragma: export

@@ -2,9 +2,9 @@
 // one name.
 //
 // expect: a tensor has each transform once
-#include "lowbit/inputs/permuted.hpp"
-#include "lowbit/inputs/rotated.hpp"
-#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/rotated.hpp"
+#include "lowbit/decorators/scaled.hpp"
 #include "lowbit/testing/archetype.hpp"
 
 using namespace lowbit::inputs;

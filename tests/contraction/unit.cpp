@@ -129,9 +129,9 @@ outcome run(const T& t, const char* name) {
   collector all;
   aligned_buffer<float> out(shape.rows * cols);
   const matrix_view<float> made(out.data(), shape.rows, cols);
-  inputs::transform_weights(t, view, made);
+  decorators::transform_weights(t, view, made);
   all.add(std::as_bytes(out.span()));
-  inputs::transform_inputs(t, view, made);
+  decorators::transform_inputs(t, view, made);
   all.add(std::as_bytes(out.span()));
   for (index_t r = 0; r < shape.rows; ++r) t.restore_weights(view.row(r), made.row(r));
   all.add(std::as_bytes(out.span()));
@@ -139,7 +139,7 @@ outcome run(const T& t, const char* name) {
   for (index_t i = 0; i < h.size(); ++i) {
     h[i] = static_cast<double>(random_normal(4, i / cols + i % cols));
   }
-  inputs::transform_hessian(t, {h.data(), cols, cols});
+  decorators::transform_hessian(t, {h.data(), cols, cols});
   all.add(std::as_bytes(h.span()));
   return {name, std::move(all.bytes)};
 }
@@ -214,10 +214,10 @@ std::vector<outcome> UNIT() {
   for (index_t c = 0; c < shape.cols; ++c) importance[c] = random_uniform(9, c);
 
   std::vector<outcome> results{factors()};
-  results.push_back(run(inputs::hadamard_rotation(128, {.seed = 5}), "rotation"));
+  results.push_back(run(decorators::hadamard_rotation(128, {.seed = 5}), "rotation"));
   aligned_buffer<float> scales(128);
   for (index_t k = 0; k < scales.size(); ++k) scales[k] = random_uniform(6, k) + 0.1F;
-  results.push_back(run(inputs::column_scaling({}, scales.span()), "scaling"));
+  results.push_back(run(decorators::column_scaling({}, scales.span()), "scaling"));
   results.push_back(run_recipe(formats::sbvr_quantizer{.params = {.planes = 2, .group_size = 32}},
                                "sbvr recipe"));
   run_sbvr(importance.span(), results);

@@ -2,12 +2,12 @@
 #include <string>
 #include <vector>
 
-#include "../inputs/make_transforms.hpp"
+#include "../decorators/make_transforms.hpp"
 #include "catch.hpp"
 #include "files.hpp"
-#include "lowbit/inputs/permuted.hpp"
-#include "lowbit/inputs/rotated.hpp"
-#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/rotated.hpp"
+#include "lowbit/decorators/scaled.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/testing/buffers.hpp"
 #include "toy_tensor.hpp"
@@ -16,12 +16,12 @@ using namespace lowbit;
 using lowbit_test::make_toy;
 using lowbit_test::message_of;
 using lowbit_test::toy_tensor;
-using nest = inputs::rotated<inputs::permuted<inputs::scaled<toy_tensor>>>;
+using nest = decorators::rotated<decorators::permuted<decorators::scaled<toy_tensor>>>;
 
 TEST_CASE("a checkpoint holds decorated tensors") {
   const lowbit_test::temporary_folder folder;
   constexpr index_t cols = 24;
-  inputs::scaled<toy_tensor> scaled(test::scaling(cols, 1), make_toy({5, cols}));
+  decorators::scaled<toy_tensor> scaled(test::scaling(cols, 1), make_toy({5, cols}));
   const nest tensor({cols, {.block = 8, .seed = 4294967295U}},
                     {test::permutation(cols, 2), std::move(scaled)});
   {

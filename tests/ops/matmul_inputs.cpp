@@ -5,23 +5,23 @@
 #include <string>
 #include <vector>
 
-#include "../inputs/make_transforms.hpp"
+#include "../decorators/make_transforms.hpp"
 #include "catch.hpp"
 #include "executors.hpp"
+#include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/rotated.hpp"
+#include "lowbit/decorators/scaled.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
-#include "lowbit/inputs/permuted.hpp"
-#include "lowbit/inputs/rotated.hpp"
-#include "lowbit/inputs/scaled.hpp"
 #include "lowbit/ops/matmul.hpp"
 #include "lowbit/testing/matrices.hpp"
 
 namespace {
 
 using namespace lowbit;
+using decorators::permuted;
+using decorators::rotated;
+using decorators::scaled;
 using formats::uniform_tensor;
-using inputs::permuted;
-using inputs::rotated;
-using inputs::scaled;
 using ops::matmul_options;
 using ops::matmul_path;
 using testing::normal_matrix;

@@ -17,18 +17,18 @@ const kernels::context best = kernels::context::best();
 /// The output error of W quantized with scaled columns, as the search judges it but plainly.
 template <class Q>
 double scaled_error(const Q& q, matrix_view<const float> w, const observers::second_moments& m,
-                    const inputs::column_scaling& scales) {
+                    const decorators::column_scaling& scales) {
   std::vector<float> b(w.shape().size());
-  inputs::transform_weights(scales, w, {b.data(), w.rows(), w.cols()});
+  decorators::transform_weights(scales, w, {b.data(), w.rows(), w.cols()});
   const auto importance = m.importance();
   std::vector<float> scaled_importance(importance.size());
   scales.transform_importance(importance, scaled_importance);
-  const inputs::scaled<typename Q::tensor> t(
+  const decorators::scaled<typename Q::tensor> t(
       scales, q.quantize({b.data(), w.rows(), w.cols()}, {.importance = scaled_importance}));
   return test::objective_of(w, test::dequantized(t).view(), m.matrix()).value;
 }
 
-std::vector<float> values_of(const inputs::column_scaling& scales) {
+std::vector<float> values_of(const decorators::column_scaling& scales) {
   std::vector<float> out(scales.columns());
   for (index_t k = 0; k < out.size(); ++k) out[k] = scales.scale(k);
   return out;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "lowbit/inputs/permuted.hpp"
+#include "lowbit/decorators/permuted.hpp"
 #include "lowbit/testing/archetype.hpp"
 #include "lowbit/testing/format.hpp"
 #include "lowbit/testing/matrices.hpp"
@@ -29,17 +29,17 @@ enum class fault {
 /// Columns reversed. Which promise it breaks is told from outside, so that copies break it, too.
 class reversed {
  public:
-  using format = inputs::permuted<archetype_tensor>::format;
+  using format = decorators::permuted<archetype_tensor>::format;
   static inline fault broken = fault::none;
 
-  explicit reversed(inputs::permuted<archetype_tensor> t) : t_(std::move(t)) {}
+  explicit reversed(decorators::permuted<archetype_tensor> t) : t_(std::move(t)) {}
   [[nodiscard]] shape2 shape() const { return t_.shape(); }
   [[nodiscard]] const format::params& params() const { return t_.params(); }
   [[nodiscard]] std::uint64_t storage_bits() const { return t_.storage_bits(); }
   void dequantize(row_range rows, matrix_view<float> out) const { t_.dequantize(rows, out); }
   void for_each_buffer(buffer_visitor& v) const { t_.for_each_buffer(v); }
   static reversed from_buffers(shape2 shape, const format::params& params, buffer_source& source) {
-    return reversed(inputs::permuted<archetype_tensor>::from_buffers(shape, params, source));
+    return reversed(decorators::permuted<archetype_tensor>::from_buffers(shape, params, source));
   }
 
   static constexpr std::string_view transform_name() { return "reversed"; }
@@ -61,14 +61,14 @@ class reversed {
   }
 
  private:
-  inputs::permuted<archetype_tensor> t_;
+  decorators::permuted<archetype_tensor> t_;
 };
 static_assert(input_transformed_operand<reversed>);
 
 // -- the concept ----------------------------------------------------------------------------------
 
 static_assert(!input_transformed_operand<archetype_tensor>, "a refinement is not required");
-static_assert(input_transformed_operand<inputs::permuted<archetype_tensor>>);
+static_assert(input_transformed_operand<decorators::permuted<archetype_tensor>>);
 
 struct without_base : reversed {
   void base() const = delete;
@@ -92,8 +92,8 @@ std::vector<std::string> failed_checks(fault which) {
   std::vector<index_t> order(shape.cols);
   for (index_t k = 0; k < order.size(); ++k) order[k] = shape.cols - 1 - k;
   const auto m = testing::normal_matrix(shape, 81);
-  const reversed t(
-      {inputs::column_permutation(order), testing::archetype_quantizer{}.quantize(m.view(), {})});
+  const reversed t({decorators::column_permutation(order),
+                    testing::archetype_quantizer{}.quantize(m.view(), {})});
   reversed::broken = which;
   std::vector<std::string> failed;
   for (const testing::finding& f : testing::check_tensor(t)) {

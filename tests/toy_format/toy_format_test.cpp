@@ -7,7 +7,7 @@
 #include "../../examples/quantize_model/app.hpp"
 #include "catch.hpp"
 #include "formats.hpp"
-#include "lowbit/inputs/rotated.hpp"
+#include "lowbit/decorators/rotated.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/testing/quantizer.hpp"
 
@@ -112,7 +112,7 @@ TEST_CASE("a new format gets checkpoints") {
 TEST_CASE("a new format gets decorators") {
   const scratch_folder folder;
   const std::vector<float> w(6 * 100, 1.0F);
-  const lowbit::inputs::rotated<toy::folded_tensor> tensor(
+  const lowbit::decorators::rotated<toy::folded_tensor> tensor(
       {100, {.seed = 12}}, toy::folded_quantizer{}.quantize({w.data(), 6, 100}, {}));
   const auto findings = lowbit::testing::check_tensor(tensor);
   INFO(lowbit::testing::failures(findings));

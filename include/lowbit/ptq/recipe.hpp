@@ -4,7 +4,7 @@
 //   -> {levels and codes: nearest, or error feedback} -> refine -> decorate
 //
 // Works with every groupwise_quantizer. What the inputs must undergo is stored with the tensor, as
-// decorators of inputs/, and counted in its bits.
+// decorators of decorators/, and counted in its bits.
 #pragma once
 
 #include <numeric>
@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "lowbit/calibration/second_moments.hpp"
-#include "lowbit/inputs/permuted.hpp"
-#include "lowbit/inputs/rotated.hpp"
-#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/rotated.hpp"
+#include "lowbit/decorators/scaled.hpp"
 #include "lowbit/ptq/error_feedback.hpp"
 #include "lowbit/ptq/input_correction.hpp"
 #include "lowbit/ptq/refine.hpp"
@@ -177,7 +177,7 @@ class recipe_run {
   template <class Then>
   void scale(matrix_view<const float> w, Then&& then) {
     if (how_.scale == column_scales::none) return rotate(w, then);
-    inputs::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
+    decorators::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
     float_matrix b = transformed(scales, w);
     rotate(matrix_view<const float>(b.view()),
            [&](auto&& t) { then(decorate(std::move(scales), std::forward<decltype(t)>(t))); });
@@ -186,7 +186,7 @@ class recipe_run {
   template <class Then>
   void rotate(matrix_view<const float> w, Then&& then) {
     if (how_.rotate == rotation::none) return order(w, then);
-    inputs::hadamard_rotation turn(w.cols(), {.seed = how_.rotation_seed});
+    decorators::hadamard_rotation turn(w.cols(), {.seed = how_.rotation_seed});
     importance_.clear();
     float_matrix b = transformed(turn, w);
     order(matrix_view<const float>(b.view()),
@@ -202,7 +202,7 @@ class recipe_run {
     }
     const std::vector<index_t> columns = by_energy(moments_->matrix());
     if (how_.order == column_order::energy_static) return code(w, columns, then);
-    inputs::column_permutation permutation(columns);
+    decorators::column_permutation permutation(columns);
     float_matrix b = transformed(permutation, w);
     code(matrix_view<const float>(b.view()), {},
          [&](auto&& t) { then(decorate(std::move(permutation), std::forward<decltype(t)>(t))); });
@@ -231,16 +231,16 @@ class recipe_run {
   }
 
   /// The weights as the transform leaves them; the moments follow.
-  template <inputs::input_transform Transform>
+  template <decorators::input_transform Transform>
   [[nodiscard]] float_matrix transformed(const Transform& transform, matrix_view<const float> w) {
     float_matrix b(w.shape());
-    inputs::transform_weights(transform, w, b.view());
-    if (moments_) inputs::transform_hessian(transform, moments_->matrix());
+    decorators::transform_weights(transform, w, b.view());
+    if (moments_) decorators::transform_hessian(transform, moments_->matrix());
     return b;
   }
-  template <inputs::input_transform Transform, quantized_tensor T>
-  [[nodiscard]] static inputs::input_transformed<T, Transform> decorate(Transform transform,
-                                                                        T tensor) {
+  template <decorators::input_transform Transform, quantized_tensor T>
+  [[nodiscard]] static decorators::input_transformed<T, Transform> decorate(Transform transform,
+                                                                            T tensor) {
     return {std::move(transform), std::move(tensor)};
   }
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "lowbit/calibration/second_moments.hpp"
-#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/decorators/scaled.hpp"
 #include "lowbit/kernels/dense/driver.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ptq {
@@ -31,8 +31,8 @@ inline constexpr unsigned scale_steps = 16;
 
 /// The scales of AWQ for one alpha, as they are stored. Inputs that are always zero count as the
 /// smallest others.
-[[nodiscard]] inline inputs::column_scaling scales_for(std::span<const double> magnitudes,
-                                                       unsigned steps) {
+[[nodiscard]] inline decorators::column_scaling scales_for(std::span<const double> magnitudes,
+                                                           unsigned steps) {
   double least = std::numeric_limits<double>::infinity();
   for (const double m : magnitudes) {
     if (m > 0.0) least = std::min(least, m);
@@ -53,7 +53,7 @@ inline constexpr unsigned scale_steps = 16;
   for (index_t k = 0; k < powers.size(); ++k) {
     scales[k] = static_cast<float>(std::clamp(powers[k] / middle, 1.0 / limit, limit));
   }
-  return inputs::column_scaling({}, scales);
+  return decorators::column_scaling({}, scales);
 }
 
 /// tr E H E^T for E = W - Ŵ.
@@ -79,9 +79,9 @@ inline constexpr unsigned scale_steps = 16;
 /// with these moments, judged on at most 256 evenly spaced rows. alpha = 0 (no scaling) is among
 /// the candidates. Refuses moments of another width (shape), and what q.quantize() refuses.
 template <quantizer Q>
-[[nodiscard]] inputs::column_scaling search_scales(const Q& q, matrix_view<const float> weights,
-                                                   const observers::second_moments& moments,
-                                                   const kernels::context& ctx) {
+[[nodiscard]] decorators::column_scaling search_scales(const Q& q, matrix_view<const float> weights,
+                                                       const observers::second_moments& moments,
+                                                       const kernels::context& ctx) {
   LOWBIT_CHECK(moments.channels() == weights.cols(), shape, "moments of ", moments.channels(),
                " channels do not fit ", weights.cols(), " columns");
   constexpr index_t most_rows = 256;
@@ -99,10 +99,10 @@ template <quantizer Q>
   unsigned best = 0;
   for (unsigned steps = 0; steps < detail::scale_steps; ++steps) {
     const auto scales = detail::scales_for(moments.mean_magnitude, steps);
-    inputs::transform_weights(scales, sample, b);
+    decorators::transform_weights(scales, sample, b);
     scales.transform_importance(importance, scaled_importance);
-    const inputs::scaled<typename Q::tensor> t(scales,
-                                               q.quantize(b, {.importance = scaled_importance}));
+    const decorators::scaled<typename Q::tensor> t(
+        scales, q.quantize(b, {.importance = scaled_importance}));
     t.dequantize({0, sample.rows()}, w_hat);
     const double error = detail::output_error(sample, w_hat, moments.matrix(), ctx);
     if (!(error < best_error)) continue;

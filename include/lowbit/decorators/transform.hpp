@@ -1,9 +1,9 @@
-// inputs/transform.hpp: cheap linear maps T of a layer's inputs, and what they do to weights and to
-// Hessians. Layer L3.
+// decorators/transform.hpp: cheap linear maps T of a layer's inputs, and what they do to weights
+// and to Hessians. Layer L3.
 //
 // A layer y = W x is also y = B (T x) with B = W T^-1: transforming the inputs of a layer leaves
-// another matrix to quantize, an easier one if T is well chosen. inputs/input_transformed.hpp makes
-// of a quantized B and of T the quantized W. With x as columns:
+// another matrix to quantize, an easier one if T is well chosen. decorators/input_transformed.hpp
+// makes of a quantized B and of T the quantized W. With x as columns:
 //   inputs    x' = T x
 //   weights   b  = T^-T w   for a row w of W, and back  w = T^T b
 //   Hessian   H' = T H T^T  for H = E[x x^T]
@@ -20,7 +20,7 @@
 #include "lowbit/core/aligned_buffer.hpp"
 #include "lowbit/core/quantized_tensor.hpp"
 
-namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs {
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 
 /// An invertible map T of vectors of columns() = K numbers.
 ///  * format, a format_tag: its `name` is an adjective ("rotated") that goes before the name of a
@@ -98,4 +98,4 @@ void transform_hessian(const T& t, matrix_view<double> h) {
   }
 }
 
-}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "lowbit/inputs/permuted.hpp"
-#include "lowbit/inputs/rotated.hpp"
-#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/rotated.hpp"
+#include "lowbit/decorators/scaled.hpp"
 #include "lowbit/testing/buffers.hpp"
 #include "lowbit/testing/matrices.hpp"
 #include "make_transforms.hpp"
@@ -16,9 +16,9 @@
 namespace {
 
 using namespace lowbit;
-using inputs::column_permutation;
-using inputs::column_scaling;
-using inputs::hadamard_rotation;
+using decorators::column_permutation;
+using decorators::column_scaling;
+using decorators::hadamard_rotation;
 using lowbit_test::message_of;
 
 constexpr std::uint64_t seed = 61;
@@ -43,7 +43,7 @@ std::vector<float> restored(const T& t, const std::vector<float>& b) {
 template <class T>
 std::vector<float> weights(const T& t, const std::vector<float>& w) {
   std::vector<float> out(w.size());
-  inputs::transform_weights(t, {w.data(), 1, w.size()}, {out.data(), 1, out.size()});
+  decorators::transform_weights(t, {w.data(), 1, w.size()}, {out.data(), 1, out.size()});
   return out;
 }
 
@@ -86,7 +86,7 @@ void check_hessian(const T& t) {
     }
   }
   std::vector<double> transformed = h;
-  inputs::transform_hessian(t, {transformed.data(), n, n});
+  decorators::transform_hessian(t, {transformed.data(), n, n});
   const auto map = matrix_of(t);
   for (index_t i = 0; i < n; ++i) {
     for (index_t j = 0; j < n; ++j) {
@@ -317,10 +317,12 @@ TEST_CASE("helpers refuse matrices of other shapes") {
   std::vector<float> w(32);
   std::vector<float> out(32);
   std::vector<double> h(64);
-  CHECK_THROWS_AS(inputs::transform_weights(t, {w.data(), 2, 16}, {out.data(), 2, 16}),
+  CHECK_THROWS_AS(decorators::transform_weights(t, {w.data(), 2, 16}, {out.data(), 2, 16}),
                   shape_error);
-  CHECK_THROWS_AS(inputs::transform_weights(t, {w.data(), 2, 8}, {out.data(), 3, 8}), shape_error);
-  CHECK_THROWS_AS(inputs::transform_inputs(t, {w.data(), 2, 8}, {out.data(), 2, 7}), shape_error);
-  CHECK_THROWS_AS(inputs::transform_hessian(t, {h.data(), 7, 8}), shape_error);
-  CHECK_THROWS_AS(inputs::transform_hessian(t, {h.data(), 4, 4}), shape_error);
+  CHECK_THROWS_AS(decorators::transform_weights(t, {w.data(), 2, 8}, {out.data(), 3, 8}),
+                  shape_error);
+  CHECK_THROWS_AS(decorators::transform_inputs(t, {w.data(), 2, 8}, {out.data(), 2, 7}),
+                  shape_error);
+  CHECK_THROWS_AS(decorators::transform_hessian(t, {h.data(), 7, 8}), shape_error);
+  CHECK_THROWS_AS(decorators::transform_hessian(t, {h.data(), 4, 4}), shape_error);
 }

@@ -5,10 +5,10 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/rotated.hpp"
+#include "lowbit/decorators/scaled.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
-#include "lowbit/inputs/permuted.hpp"
-#include "lowbit/inputs/rotated.hpp"
-#include "lowbit/inputs/scaled.hpp"
 #include "lowbit/testing/archetype.hpp"
 #include "lowbit/testing/format.hpp"
 #include "lowbit/testing/matrices.hpp"
@@ -17,11 +17,11 @@
 namespace {
 
 using namespace lowbit;
+using decorators::permuted;
+using decorators::rotated;
+using decorators::scaled;
 using formats::uniform_quantizer;
 using formats::uniform_tensor;
-using inputs::permuted;
-using inputs::rotated;
-using inputs::scaled;
 
 constexpr std::uint64_t seed = 51;
 
@@ -56,7 +56,7 @@ TEST_CASE("decorators nest both ways and conform") {
   const auto base = uniform_quantizer{}.quantize(testing::normal_matrix(shape, seed).view());
   const auto permutation = test::permutation(shape.cols, seed);
   const auto scaling = test::scaling(shape.cols, seed, scale_type::fp32);
-  const inputs::hadamard_rotation rotation(shape.cols, {.block = 4, .seed = 9});
+  const decorators::hadamard_rotation rotation(shape.cols, {.block = 4, .seed = 9});
   permuted<uniform_tensor> p(permutation, base);
   rotated<uniform_tensor> r(rotation, base);
   check(rotated<permuted<uniform_tensor>>(rotation, p));

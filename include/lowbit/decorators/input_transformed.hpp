@@ -1,5 +1,5 @@
-// inputs/input_transformed.hpp: a decorator over any quantized tensor: W = B T, where B is the base
-// tensor's matrix and T a cheap map of the inputs. Layer L3.
+// decorators/input_transformed.hpp: a decorator over any quantized tensor: W = B T, where B is the
+// base tensor's matrix and T a cheap map of the inputs. Layer L3.
 //
 // y = W x = B (T x): a product transforms the inputs once and goes the way of the base (see
 // ops/matmul.hpp). Decorators nest: rotated<permuted<T>> rotates the inputs, then permutes them.
@@ -11,10 +11,10 @@
 #include <array>
 #include <string_view>
 
-#include "lowbit/inputs/transform.hpp"
+#include "lowbit/decorators/transform.hpp"
 #include "lowbit/layout/operands.hpp"
 
-namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs {
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 
 template <quantized_tensor Base, input_transform Transform>
 class input_transformed;
@@ -120,7 +120,7 @@ class input_transformed {
   [[nodiscard]] const Base& base() const noexcept { return base_; }
   /// out [M, K] = x T^T, row by row. Refuses other shapes (shape).
   void transform_inputs(matrix_view<const float> x, matrix_view<float> out) const {
-    inputs::transform_inputs(transform_, x, out);
+    decorators::transform_inputs(transform_, x, out);
   }
 
   [[nodiscard]] const Transform& transform() const noexcept { return transform_; }
@@ -131,4 +131,4 @@ class input_transformed {
   typename format::params params_;
 };
 
-}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators

@@ -1,5 +1,5 @@
-// inputs/scaled.hpp: a base tensor whose columns were multiplied by scales before quantizing. Layer
-// L3.
+// decorators/scaled.hpp: a base tensor whose columns were multiplied by scales before quantizing.
+// Layer L3.
 //
 // AWQ (arXiv 2306.00978): columns that meet large inputs are scaled up, so that rounding hurts them
 // less, and their inputs are scaled down. B = W diag(s); T x = x / s.
@@ -13,10 +13,10 @@
 #include <cstring>
 #include <type_traits>
 
-#include "lowbit/inputs/input_transformed.hpp"
+#include "lowbit/decorators/input_transformed.hpp"
 #include "lowbit/layout/scale_matrix.hpp"
 
-namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs {
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 
 /// out[k] = in[k] / s[k].
 class column_scaling {
@@ -108,4 +108,4 @@ static_assert(input_transform<column_scaling>);
 template <quantized_tensor Base>
 using scaled = input_transformed<Base, column_scaling>;
 
-}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators

@@ -1,5 +1,5 @@
-// inputs/rotated.hpp: a base tensor whose input side was rotated by a random-sign Hadamard matrix.
-// Layer L3.
+// decorators/rotated.hpp: a base tensor whose input side was rotated by a random-sign Hadamard
+// matrix. Layer L3.
 //
 // The rotation spreads outliers over all columns of a block, which makes rows nearly normal and
 // hence easy to quantize (QuIP#, arXiv 2402.04396; QuaRot, arXiv 2404.00456). Per block of b
@@ -16,10 +16,10 @@
 #include <type_traits>
 
 #include "lowbit/core/random.hpp"
-#include "lowbit/inputs/input_transformed.hpp"
+#include "lowbit/decorators/input_transformed.hpp"
 #include "lowbit/linalg/hadamard.hpp"
 
-namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs {
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 
 /// Signs (exact), then the sums of walsh_hadamard(), then one multiplication by
 /// hadamard_scale<Real>(block).
@@ -129,4 +129,4 @@ static_assert(input_transform<hadamard_rotation>);
 template <quantized_tensor Base>
 using rotated = input_transformed<Base, hadamard_rotation>;
 
-}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators

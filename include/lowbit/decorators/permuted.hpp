@@ -1,4 +1,4 @@
-// inputs/permuted.hpp: a base tensor whose columns stand in another order. Layer L3.
+// decorators/permuted.hpp: a base tensor whose columns stand in another order. Layer L3.
 //
 // Error feedback quantizes columns by falling energy and groups neighbours (GPTQ's "act-order",
 // arXiv 2210.17323): B holds the columns in that order. T x = x[order].
@@ -11,9 +11,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "lowbit/inputs/input_transformed.hpp"
+#include "lowbit/decorators/input_transformed.hpp"
 
-namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs {
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 
 /// out[k] = in[order[k]]. Exact.
 class column_permutation {
@@ -126,4 +126,4 @@ static_assert(input_transform<column_permutation>);
 template <quantized_tensor Base>
 using permuted = input_transformed<Base, column_permutation>;
 
-}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::inputs
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "lowbit/core/random.hpp"
-#include "lowbit/inputs/permuted.hpp"
-#include "lowbit/inputs/scaled.hpp"
+#include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/scaled.hpp"
 
 namespace test {
 
@@ -20,13 +20,15 @@ inline std::vector<lowbit::index_t> random_order(lowbit::index_t columns, std::u
   return order;
 }
 
-inline lowbit::inputs::column_permutation permutation(lowbit::index_t columns, std::uint64_t seed) {
-  return lowbit::inputs::column_permutation(random_order(columns, seed));
+inline lowbit::decorators::column_permutation permutation(lowbit::index_t columns,
+                                                          std::uint64_t seed) {
+  return lowbit::decorators::column_permutation(random_order(columns, seed));
 }
 
 /// Scales from 1/8 to 8.
-inline lowbit::inputs::column_scaling scaling(lowbit::index_t columns, std::uint64_t seed,
-                                              lowbit::scale_type type = lowbit::scale_type::fp16) {
+inline lowbit::decorators::column_scaling scaling(
+    lowbit::index_t columns, std::uint64_t seed,
+    lowbit::scale_type type = lowbit::scale_type::fp16) {
   std::vector<float> scales(columns);
   for (lowbit::index_t k = 0; k < columns; ++k) {
     scales[k] = std::exp2(6.0F * lowbit::random_uniform(seed, k) - 3.0F);
