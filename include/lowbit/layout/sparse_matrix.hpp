@@ -20,6 +20,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
 
@@ -52,8 +53,8 @@ class sparse_matrix {
 
   sparse_matrix() noexcept = default;
   /// places: linear indices row * K + column, increasing. values: one for each, rounded to fp16.
-  /// Refuses places that do not increase or lie outside, values that are not finite as fp16 (value),
-  /// another number of values and more than `most` of anything (shape).
+  /// Refuses places that do not increase or lie outside, values that are not finite as fp16
+  /// (value), another number of values and more than `most` of anything (shape).
   sparse_matrix(shape2 shape, std::span<const index_t> places, std::span<const float> values)
       : sparse_matrix(shape, extents_of(shape, places)) {
     LOWBIT_CHECK(values.size() == places.size(), shape, places.size(), " places, ", values.size(),
@@ -114,12 +115,13 @@ class sparse_matrix {
 
   [[nodiscard]] shape2 shape() const noexcept { return shape_; }
   [[nodiscard]] index_t count() const noexcept { return values_.size(); }
+  [[nodiscard]] sparse_extents extents() const noexcept {
+    return {static_cast<std::uint32_t>(values_.size()), static_cast<std::uint32_t>(deltas_.size())};
+  }
   [[nodiscard]] std::span<const float16> values() const noexcept { return values_.span(); }
   [[nodiscard]] std::span<const std::uint8_t> deltas() const noexcept { return deltas_.span(); }
   [[nodiscard]] std::span<const std::uint32_t> ends() const noexcept { return ends_.span(); }
-  [[nodiscard]] std::array<index_t, 2> ends_extents() const noexcept {
-    return {blocks(shape_), 2};
-  }
+  [[nodiscard]] std::array<index_t, 2> ends_extents() const noexcept { return {blocks(shape_), 2}; }
   /// Blocks of rows of a shape; none where a row has no columns.
   [[nodiscard]] static index_t blocks(shape2 shape) noexcept {
     return shape.cols == 0 ? 0 : div_up(shape.rows, block_rows);
@@ -182,8 +184,7 @@ class sparse_matrix {
       const index_t end = ends_[2 * block + 1];
       LOWBIT_CHECK(end >= byte && end <= deltas_.size(), format, "block ", block,
                    " of sparse rows ends at byte ", end, " of ", deltas_.size());
-      const index_t size =
-          std::min(block_rows, shape_.rows - block * block_rows) * shape_.cols;
+      const index_t size = std::min(block_rows, shape_.rows - block * block_rows) * shape_.cols;
       LOWBIT_CHECK(end == byte || deltas_[end - 1] != skip, format, "block ", block,
                    " of sparse rows ends with a skip");
       index_t place = 0;

@@ -1,7 +1,7 @@
 // kernels/sparse/avx2.hpp: the contract with AVX2, FMA and F16C. Layer L2.
 //
-// `vector` fetches x by 16 loads of one float and puts them together by inserts, which beats gathers
-// (README.md); columns are read four at a time.
+// `vector` fetches x by 16 loads of one float and puts them together by inserts, which beats
+// gathers (README.md); columns are read four at a time.
 #pragma once
 
 #include "lowbit/kernels/sparse/contract.hpp"

@@ -23,13 +23,14 @@ inline void sparse_block(const sparse_block_args& args) noexcept {
   for (index_t t = 0; t < args.depth; ++t) {
     const sparse_step& step = args.steps[t];
     alignas(64) float values[sparse_lanes];
-    _mm512_store_ps(values, _mm512_maskz_cvtph_ps(all, _mm256_load_si256(
-                                reinterpret_cast<const __m256i*>(step.values))));
+    _mm512_store_ps(values,
+                    _mm512_maskz_cvtph_ps(
+                        all, _mm256_load_si256(reinterpret_cast<const __m256i*>(step.values))));
     LOWBIT_UNROLL
     for (index_t i = 0; i < sparse_lanes; ++i) {
-      sums[i] = _mm512_fmadd_ps(
-          _mm512_set1_ps(values[i]),
-          _mm512_load_ps(args.x + index_t{step.columns[i]} * sparse_tokens), sums[i]);
+      sums[i] = _mm512_fmadd_ps(_mm512_set1_ps(values[i]),
+                                _mm512_load_ps(args.x + index_t{step.columns[i]} * sparse_tokens),
+                                sums[i]);
     }
   }
   LOWBIT_UNROLL

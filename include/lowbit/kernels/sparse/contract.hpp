@@ -20,8 +20,8 @@
 //    of several is not promised.
 //  * Memory: steps and the x and sums of `block` are 64-byte aligned, the others aligned to their
 //    type; no pointer is null, steps with depth 0 excepted. Of the x of `vector` up to three
-//    floats behind the last column may be read, but not used; of that of `block` nothing is read but
-//    what columns name. Nothing but sums is written. Prefetches may point past the steps.
+//    floats behind the last column may be read, but not used; of that of `block` nothing is read
+//    but what columns name. Nothing but sums is written. Prefetches may point past the steps.
 //  * noexcept, no allocation, no state: thread-safe.
 #pragma once
 
@@ -44,8 +44,8 @@ static_assert(sizeof(sparse_step) == 64);
 struct sparse_vector_args {
   const sparse_step* steps;  ///< [depth]
   index_t depth;
-  const float* x;  ///< indexed by columns, and sparse_slack floats
-  float* sums;     ///< [sparse_lanes]
+  const float* x;              ///< indexed by columns, and sparse_slack floats
+  float* sums;                 ///< [sparse_lanes]
   index_t prefetch_bytes = 0;  ///< how far ahead of a step memory is asked for: speed only
 };
 

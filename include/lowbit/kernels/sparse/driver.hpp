@@ -118,8 +118,8 @@ class packed_sparse {
     steps_ = aligned_buffer<sparse_step>(begins_[begins_.size() - 1]);
     for (index_t slice = 0; slice < slices(); ++slice) {
       for (index_t panel = 0; panel < panels(); ++panel) {
-        const auto out = steps_.span().subspan(begins_[slice * panels() + panel],
-                                               steps(slice, panel).size());
+        const auto out =
+            steps_.span().subspan(begins_[slice * panels() + panel], steps(slice, panel).size());
         const index_t first_column = panel * panel_columns;
         const auto pad =
             static_cast<std::uint16_t>(std::min(panel_columns, shape_.cols - first_column));
@@ -140,8 +140,8 @@ class packed_sparse {
 
   shape2 shape_;
   index_t count_ = 0;
-  aligned_buffer<std::uint32_t> rows_;   // by slices
-  aligned_buffer<index_t> begins_;       // of the steps of [slice][panel], and the end
+  aligned_buffer<std::uint32_t> rows_;  // by slices
+  aligned_buffer<index_t> begins_;      // of the steps of [slice][panel], and the end
   aligned_buffer<sparse_step> steps_;
 };
 
