@@ -62,10 +62,20 @@ class field_lister final : public lowbit::params_visitor {
   std::vector<field_text> fields_;
 };
 
-/// Sets the fields that `texts` names; the others keep their values.
+/// Sets the fields that `texts` names; the others keep their values. A number may end in %, and
+/// "a = b=1" is another way to write "a_b = 1".
 class field_setter final : public lowbit::params_visitor {
  public:
-  explicit field_setter(const field_texts& texts) : texts_(texts) {}
+  explicit field_setter(const field_texts& texts) {
+    for (const auto& [name, text] : texts) {
+      const auto equals = text.find('=');
+      if (equals == std::string::npos) {
+        texts_[name] = text;
+      } else {
+        texts_[name + "_" + text.substr(0, equals)] = text.substr(equals + 1);
+      }
+    }
+  }
 
   void integer(lowbit::field f, std::int64_t& value, std::int64_t, std::int64_t) override {
     parse_number(f, value);
@@ -101,13 +111,15 @@ class field_setter final : public lowbit::params_visitor {
   void parse_number(lowbit::field f, Number& value) {
     const std::string* const text = find(f);
     if (text == nullptr) return;
-    const char* const end = text->data() + text->size();
+    const bool percent = std::is_same_v<Number, double> && !text->empty() && text->back() == '%';
+    const char* const end = text->data() + text->size() - (percent ? 1 : 0);
     const auto [stop, failure] = std::from_chars(text->data(), end, value);
     LOWBIT_CHECK(failure == std::errc{} && stop == end, value, f.name, " = '", *text,
                  "' is not a number");
+    if (percent) value /= static_cast<Number>(100);
   }
 
-  const field_texts& texts_;
+  field_texts texts_;
   std::vector<std::string> seen_;
 };
 

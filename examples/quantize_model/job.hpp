@@ -312,9 +312,10 @@ class quantization_job {
                                         known.knowledge(), ctx, sink, &listener);
       } else {
         LOWBIT_CHECK(
-            !how_.recipe.needs_calibration() && how_.recipe.rotate == lowbit::ptq::rotation::none,
+            !how_.recipe.needs_calibration() && !how_.recipe.takes_outliers() &&
+                how_.recipe.rotate == lowbit::ptq::rotation::none,
             value, "format '", lowbit::format_of<Q>::name,
-            "' has no groups of levels, which feedback, refine, scale and rotate need");
+            "' has no groups of levels, which feedback, refine, scale, rotate and outliers need");
         sink(how_.quantizer.quantize(weights.view(), {.importance = known.importance}),
              lowbit::ptq::outcome{});
       }
