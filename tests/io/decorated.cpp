@@ -8,6 +8,7 @@
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
+#include "lowbit/decorators/with_outliers.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/testing/buffers.hpp"
 #include "toy_tensor.hpp"
@@ -51,4 +52,37 @@ TEST_CASE("a checkpoint holds decorated tensors") {
   CHECK(message_of<format_error>([&] {
           static_cast<void>(reader.load<toy_tensor>("layer"));
         }).find("the format is 'rotated.permuted.scaled.toy', not 'toy'") != std::string::npos);
+}
+
+TEST_CASE("a checkpoint holds outliers inside and around other decorators") {
+  const lowbit_test::temporary_folder folder;
+  const shape2 shape{20, 24};
+  const std::vector<index_t> places{3, 24, 479};
+  const std::vector<float> values{-1.5F, 2.0F, 1000.0F};
+  const layout::sparse_matrix outliers(shape, places, values);
+  const decorators::hadamard_rotation rotation(24, {.block = 8});
+  using around = decorators::with_outliers<decorators::rotated<toy_tensor>>;
+  using inside = decorators::rotated<decorators::with_outliers<toy_tensor>>;
+  const around a(outliers, {rotation, make_toy(shape)});
+  const inside b(rotation, {outliers, make_toy(shape)});
+  {
+    io::checkpoint_writer writer(folder / "file");
+    writer.add("a", a);
+    writer.add("b", b);
+    writer.finish();
+  }
+  const auto reader = io::checkpoint_reader::open(folder / "file");
+  reader.verify();
+  const auto* entry = reader.find("a");
+  REQUIRE(entry != nullptr);
+  CHECK(entry->format == "with_outliers.rotated.toy");
+  CHECK(entry->bits == a.storage_bits());
+  CHECK(entry->params_json ==
+        R"({"bits":8,"gain":1.0,"outlier_count":3,"outlier_index_bytes":3,"rotation_block":8,)"
+        R"("rotation_seed":0,"rounding":"nearest"})");
+  const auto same = [](const auto& x, const auto& y) {
+    return testing::first_difference(testing::copy_buffers(x), testing::copy_buffers(y));
+  };
+  CHECK(same(reader.load<around>("a"), a) == "");
+  CHECK(same(reader.load<inside>("b"), b) == "");
 }
