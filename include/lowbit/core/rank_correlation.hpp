@@ -52,7 +52,7 @@ namespace detail {
     xy = std::fma(x[i], y[i], xy);
   }
   if (xx == 0.0 || yy == 0.0) return std::numeric_limits<double>::quiet_NaN();
-  return std::clamp(xy / std::sqrt(xx) / std::sqrt(yy), -1.0, 1.0);
+  return std::clamp(xy / std::sqrt(xx * yy), -1.0, 1.0);
 }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE
