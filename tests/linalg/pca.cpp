@@ -135,7 +135,7 @@ TEST_CASE("principal axes of points with known ones") {
                          {axes.data(), 3, 3}, context::best());
   // Sums of squares of 5 (i - 4.5): 25 * 82.5; along z 8 / 4; along the third axis none.
   const double tiny = 1e-12 * variances[0];
-  CHECK(std::fabs(variances[0] - 25.0 * 82.0 / 9.0) <= tiny);
+  CHECK(std::fabs(variances[0] - 25.0 * 82.5 / 9.0) <= tiny);
   CHECK(std::fabs(variances[1] - 2.0 / 9.0) <= tiny);
   CHECK((variances[2] >= 0.0 && variances[2] <= tiny));
   CHECK(std::fabs(std::fabs(axes[0]) - 0.6) < 1e-12);
