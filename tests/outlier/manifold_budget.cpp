@@ -224,7 +224,6 @@ TEST_CASE("bits go where every target is met if any choice meets it, and then wh
     const std::uint64_t budget = 320 + 32 * (seed % 11);
     const auto found = allocate_bits(table, options, budget, policy);
 
-    const detail::candidate_table judge{table, options, policy};
     index_t fewest_missed = blocks;
     double least_error = 1e300;
     for (index_t choice = 0; choice < choices; ++choice) {

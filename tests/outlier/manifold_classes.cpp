@@ -13,7 +13,7 @@ using namespace lowbit::outlier;
 
 namespace {
 
-const double nan = std::numeric_limits<double>::quiet_NaN();
+const double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 layer_distortion layer(const std::vector<double>& md, const std::vector<double>& error) {
   layer_distortion d{md.size(), 1, {}};
@@ -25,13 +25,13 @@ bool near(double a, double b) { return std::fabs(a - b) <= 1e-14 * std::fabs(b);
 }  // namespace
 
 TEST_CASE("blocks become a layer: mean by squared error, largest, 95th percentile") {
-  const auto d = layer({0.5, nan, 2.0, 1.0}, {1.0, 100.0, 2.0, 0.0});
+  const auto d = layer({0.5, not_a_number, 2.0, 1.0}, {1.0, 100.0, 2.0, 0.0});
   CHECK(near(aggregate(d), (0.5 + 4.0 * 2.0) / 5.0));
   CHECK(aggregate(d, layer_aggregate::largest) == 2.0);
   CHECK(near(aggregate(d, layer_aggregate::weighted_mean, &block_distortion::error),
              (1.0 + 1e6 + 8.0) / 10005.0));
   CHECK(aggregate(layer({0.5, 0.7}, {0.0, 0.0})) == 0.0);
-  CHECK(aggregate(layer({nan}, {1.0}), layer_aggregate::largest) == 0.0);
+  CHECK(aggregate(layer({not_a_number}, {1.0}), layer_aggregate::largest) == 0.0);
   CHECK(aggregate({}) == 0.0);
   std::vector<double> md;
   for (int i = 40; i > 0; --i) md.push_back(i);
@@ -93,7 +93,7 @@ TEST_CASE("scores saturate, and improvements are no losses") {
   CHECK(functional_score(3, 0) == 0.0);
   CHECK(near(sensitive_score(4, 0.05), 0.25));
   CHECK(near(sensitive_score(4, 0.05, {.entropy = 4, .attack = 0.05}), 1.0));
-  CHECK_THROWS_AS(functional_score(nan, 1), value_error);
+  CHECK_THROWS_AS(functional_score(not_a_number, 1), value_error);
   CHECK_THROWS_AS(sensitive_score(1, 1, {.attack = 0}), value_error);
 }
 
@@ -117,7 +117,7 @@ TEST_CASE("the table of classes") {
   CHECK(classify(0, 0, {.functional = 0, .sensitive = 0}).omega == 0.5);
   CHECK(classify(0.5, 0.1, {.functional = 0.4}).kind == outlier_class::functional);
   CHECK_THROWS_AS(classify(1.1, 0), value_error);
-  CHECK_THROWS_AS(classify(0, nan), value_error);
+  CHECK_THROWS_AS(classify(0, not_a_number), value_error);
 }
 
 TEST_CASE("losses") {
@@ -137,7 +137,7 @@ TEST_CASE("losses") {
   CHECK(near(geometric_loss(v{0.75}, std::vector<block_class>{both}), 0.75 * 0.0625));
   CHECK(geometric_loss({}, {}) == 0.0);
   CHECK_THROWS_AS(geometric_loss(md, {}), shape_error);
-  CHECK_THROWS_AS(geometric_loss(v{nan}, std::vector<block_class>{func}), value_error);
+  CHECK_THROWS_AS(geometric_loss(v{not_a_number}, std::vector<block_class>{func}), value_error);
 
   // The better the attack, the higher the loss: least where it guesses.
   CHECK(attack_loss(0.5) == 0.0);
