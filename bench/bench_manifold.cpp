@@ -6,7 +6,7 @@
 // what one layer costs; issue 6 allows 2 s for 4096 x 4096) and scores (of every weight, for
 // outliers). Weights are a seeded standard normal, of which 31 of 32 dimensions are tangent: the
 // most work for the eigenvectors, the least for projections. Counter: weights_per_second, of CPU
-// time. Time is wall time.
+// time.
 //
 //   bench_manifold --benchmark_filter=layer --benchmark_repetitions=5
 #include <benchmark/benchmark.h>

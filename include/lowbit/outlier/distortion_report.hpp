@@ -10,8 +10,8 @@
 #include <cmath>
 #include <vector>
 
-#include "lowbit/core/quantized_tensor.hpp"
 #include "lowbit/core/rank_correlation.hpp"
+#include "lowbit/core/tensor_ref.hpp"
 #include "lowbit/outlier/aggregation.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::outlier {
@@ -170,11 +170,10 @@ struct distortion_report {
 }
 
 /// The same for a quantized tensor; memory for all of W as floats.
-template <quantized_tensor T>
-[[nodiscard]] distortion_report md_report(const weight_manifold& manifold,
-                                          matrix_view<const float> weights, const T& tensor,
-                                          matrix_view<const double> h,
-                                          const kernels::context& ctx) {
+[[nodiscard]] inline distortion_report md_report(const weight_manifold& manifold,
+                                                 matrix_view<const float> weights,
+                                                 tensor_ref tensor, matrix_view<const double> h,
+                                                 const kernels::context& ctx) {
   const shape2 shape = tensor.shape();
   aligned_buffer<float> values(shape.size());
   const matrix_view<float> all(values.data(), shape.rows, shape.cols);
