@@ -312,6 +312,23 @@ TEST_CASE("edge cases have stated results") {
       if (i != 3) CHECK((b.md == 0.0 && b.md_point == 0.0 && b.md_excess == 0.0));
     }
   }
+  SECTION("weights that all lie in their tangent") {
+    floats flat = w;
+    for (index_t i = 0; i < 100; ++i) {
+      for (index_t j = 4; j < 8; ++j) flat(i, j) = 0.0F;
+    }
+    const weight_manifold m(flat.view(), {.dimension = 8, .variance = 1.0}, best);
+    const auto& s = m.stripes()[0];
+    REQUIRE(m.tangent(0, 0) == 4);
+    std::vector<double> e(8);
+    e[6] = 0.5;
+    const auto d = m.measure_block(7, 0, e, 1.0);
+    CHECK(d.md_frac == 1.0);
+    // N is rounding errors: a thousandth of V takes its place.
+    CHECK(s.normal_rms < 1e-12);
+    CHECK(std::fabs(d.md * 1e-3 * s.spread_rms - 0.5) < 1e-12);
+    CHECK(d.md_point > 50.0);
+  }
   SECTION("errors that are none") {
     for (const auto& b : measure(w, w, {.dimension = 8}).blocks) {
       CHECK((b.error == 0.0 && b.md == 0.0 && b.md_point == 0.0 && b.md_frac == 0.0));
