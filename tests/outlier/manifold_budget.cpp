@@ -296,7 +296,7 @@ TEST_CASE("without classes, convex curves of equal steps are allocated at the op
   }
   CHECK(lowbit_test::message_of<value_error>([&] {
           static_cast<void>(allocate_bits(table, 3, 59));
-        }) == "the cheapest candidates take 60 bits, the budget is 59");
+        }) == "the cheapest candidates take 60 bits, available are 59");
   CHECK_THROWS_AS(allocate_bits(table, 5, 1000), shape_error);
   CHECK_THROWS_AS(allocate_bits(table, 0, 1000), shape_error);
   table[4].error = std::numeric_limits<double>::quiet_NaN();

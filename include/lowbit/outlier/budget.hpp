@@ -295,20 +295,20 @@ struct upgrade {
 
 }  // namespace detail
 
-/// Chooses a candidate for each block so that all bits together are at most `budget`:
+/// Chooses a candidate for each block so that all bits together are at most `available`:
 ///  1. every block gets the cheapest candidate that meets its class's target (functional: MD <=
 ///     tau_f; sensitive: MD >= tau_p, or noise; overlapping: both, or what misses them least,
 ///     weighed by omega);
 ///  2. where that is too much, blocks go down to their cheapest candidate: those that miss their
 ///     target anyway, then those that save most, so that as few as possible miss it;
-///  3. what is left of the budget is spent where the error falls most per bit, never at a target's
-///     cost. If every block's candidates form a convex curve this is the least error that any
-///     choice of as many bits has.
+///  3. what is left is spent where the error falls most per bit, never at a target's cost. Where
+///     candidates form convex curves and no step had to be left out as too large for the rest, no
+///     other choice that meets as many targets has less error with as few bits.
 /// Candidates are [blocks, options]. Refuses shapes that do not fit (shape), an error that is NaN
-/// (value, with its block), and a budget below the cheapest candidates (value, with what it takes).
+/// (value, with its block), and fewer bits than the cheapest candidates take (value).
 /// O(blocks options^2 log blocks).
 [[nodiscard]] inline bit_allocation allocate_bits(std::span<const bit_candidate> candidates,
-                                                  index_t options, std::uint64_t budget,
+                                                  index_t options, std::uint64_t available,
                                                   const outlier_policy& policy = {}) {
   LOWBIT_CHECK(options != 0 && candidates.size() % options == 0, shape, candidates.size(),
                " candidates are not ", options, " for each block");
@@ -328,10 +328,10 @@ struct upgrade {
     out.bits = checked_add(out.bits, t.at(b, out.choice[b]).bits, "bits of all blocks");
     least += t.at(b, t.cheapest(b)).bits;
   }
-  LOWBIT_CHECK(least <= budget, value, "the cheapest candidates take ", least,
-               " bits, the budget is ", budget);
+  LOWBIT_CHECK(least <= available, value, "the cheapest candidates take ", least,
+               " bits, available are ", available);
 
-  if (out.bits > budget) {
+  if (out.bits > available) {
     // (meets its target, bits that going down saves, largest first, block)
     std::vector<std::tuple<bool, std::uint64_t, index_t>> keys(blocks);
     for (index_t b = 0; b < blocks; ++b) {
@@ -339,7 +339,7 @@ struct upgrade {
       keys[b] = {t.violation(b, out.choice[b]) == 0.0, ~saved, b};
     }
     std::sort(keys.begin(), keys.end());
-    for (index_t i = 0; out.bits > budget; ++i) {
+    for (index_t i = 0; out.bits > available; ++i) {
       const index_t b = std::get<2>(keys[i]);
       out.bits -= ~std::get<1>(keys[i]);
       out.choice[b] = t.cheapest(b);
@@ -348,7 +348,7 @@ struct upgrade {
 
   std::priority_queue<detail::upgrade> steps;
   const auto offer = [&](index_t b) {
-    if (const auto next = detail::best_upgrade(t, b, out.choice[b], budget - out.bits)) {
+    if (const auto next = detail::best_upgrade(t, b, out.choice[b], available - out.bits)) {
       steps.push(*next);
     }
   };
@@ -358,7 +358,7 @@ struct upgrade {
     steps.pop();
     const std::uint64_t more =
         t.at(step.block, step.option).bits - t.at(step.block, out.choice[step.block]).bits;
-    if (more <= budget - out.bits) {
+    if (more <= available - out.bits) {
       out.bits += more;
       out.choice[step.block] = step.option;
     }
