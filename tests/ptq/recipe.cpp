@@ -194,8 +194,8 @@ void check_all_recipes(const Q& q, std::uint64_t seed) {
           }
         });
   }
-  CHECK(read_back.size() == 48);
-  CHECK(seen.size() == 8);
+  CHECK(read_back.size() == 72);
+  CHECK(seen.size() == 12);
   writer.finish();
   const auto reader = io::checkpoint_reader::open(folder / "all");
   reader.verify();
