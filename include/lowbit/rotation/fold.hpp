@@ -19,9 +19,8 @@
 // outputs change by.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <functional>
-#include <string>
 #include <string_view>
 #include <vector>
 
