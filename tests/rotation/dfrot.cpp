@@ -140,10 +140,8 @@ TEST_CASE("DFRot lowers the error of massive rows, on rows it has not seen too")
   const auto random = errors_of(x, rotation::random_rotation(shape.cols, 0, best).matrix());
 
   for (const massive_rule rule : {massive_rule::no_gain, massive_rule::small_error}) {
-    const dfrot_options options{.alpha = 10.0,
-                                .massive = rule,
-                                .error_limit = 0.3,
-                                .iterations = lowbit_test::is_sanitized ? 8U : 100U};
+    const dfrot_options options{
+        .alpha = 10.0, .massive = rule, .error_limit = 0.3, .iterations = 30};
     const auto r = rotation::refine_rotation(x.view(), r0, options, best);
     check_result(x, start, r, options);
     for (index_t t = 0; t < shape.rows; ++t) {
