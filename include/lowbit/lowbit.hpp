@@ -10,6 +10,7 @@
 #include "lowbit/core/random.hpp"                 // IWYU pragma: export
 #include "lowbit/cpu/caches.hpp"                  // IWYU pragma: export
 #include "lowbit/cpu/features.hpp"                // IWYU pragma: export
+#include "lowbit/decorators/output_rotated.hpp"   // IWYU pragma: export
 #include "lowbit/decorators/permuted.hpp"         // IWYU pragma: export
 #include "lowbit/decorators/rotated.hpp"          // IWYU pragma: export
 #include "lowbit/decorators/scaled.hpp"           // IWYU pragma: export
