@@ -44,18 +44,8 @@ result quantized(const recipe& how, matrix_view<const float> w, const ptq::knowl
   result out;
   ptq::quantize_by_recipe(
       how, quantizer(), w, known, ctx, [&](const tensor_ref& t, const ptq::outcome&) {
-        struct : buffer_visitor {
-          std::vector<testing::stored_buffer> list;
-          void operator()(const buffer_view& b) override {
-            list.push_back({std::string(b.name),
-                            b.type,
-                            {b.shape.begin(), b.shape.end()},
-                            {b.bytes.begin(), b.bytes.end()}});
-          }
-        } copy;
-        t.for_each_buffer(copy);
         out = {std::string(t.format_name()),
-               copy.list,
+               testing::copy_buffers(t),
                t.storage_bits(),
                {"values", t.shape(), std::vector<float>(t.shape().size())}};
         t.dequantize({0, t.shape().rows},
@@ -171,4 +161,21 @@ TEST_CASE("outliers: what does not fit is refused") {
   std::vector<float> scores(shape.size(), 1.0F);
   CHECK_THROWS_AS(run({.outliers = 0.01}, {.outlier_scores = {scores.data(), 80, 12}}),
                   shape_error);
+}
+
+TEST_CASE("criterion md takes the places that distortion_scores() names for a trial") {
+  const auto w = heavy_weights(5);
+  const recipe how{.outliers = 0.02, .criterion = outlier_criterion::md};
+  CHECK_FALSE(how.needs_calibration());
+  const auto r = quantized(how, w.view(), {});
+  CHECK(r.format == "with_outliers.uniform");
+  // 12 rows tell tangents of 4 columns at most, with 2 d of them.
+  const outlier::weight_manifold manifold(w.view(), {.dimension = 4}, best);
+  auto trial = test::dequantized(quantizer().quantize(w.view(), {}));
+  const auto scores = outlier::distortion_scores(manifold, w.view(), trial.view(), {}, best);
+  const matrix_view<const float> view(scores.data(), shape.rows, shape.cols);
+  const auto given = quantized({.outliers = 0.02}, w.view(), {.outlier_scores = view});
+  CHECK(testing::first_difference(r.buffers, given.buffers) == "");
+  CHECK(testing::first_difference(r.buffers, quantized({.outliers = 0.02}, w.view(), {}).buffers) !=
+        "");
 }

@@ -19,6 +19,7 @@
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
 #include "lowbit/decorators/with_outliers.hpp"
+#include "lowbit/outlier/budget.hpp"
 #include "lowbit/outlier/fit.hpp"
 #include "lowbit/outlier/selection.hpp"
 #include "lowbit/ptq/error_feedback.hpp"
@@ -38,7 +39,11 @@ enum class column_order : std::uint8_t {
 enum class rotation : std::uint8_t { none, input, output, both };
 enum class column_scales : std::uint8_t { none, awq };
 enum class shrinkage : std::uint8_t { automatic, none };
-enum class outlier_criterion : std::uint8_t { magnitude, hessian };
+enum class outlier_criterion : std::uint8_t {
+  magnitude,
+  hessian,  ///< what losing the weight means to the outputs
+  md,       ///< manifold distortion of a trial without outliers
+};
 }  // namespace ptq
 
 template <>
@@ -53,7 +58,8 @@ inline constexpr std::string_view enum_names<ptq::column_scales>[] = {"none", "a
 template <>
 inline constexpr std::string_view enum_names<ptq::shrinkage>[] = {"automatic", "none"};
 template <>
-inline constexpr std::string_view enum_names<ptq::outlier_criterion>[] = {"magnitude", "hessian"};
+inline constexpr std::string_view enum_names<ptq::outlier_criterion>[] = {"magnitude", "hessian",
+                                                                          "md"};
 
 namespace ptq {
 
@@ -99,7 +105,8 @@ struct recipe {
     v({"outliers_budget", "the same as bits per weight, positions counted"}, r.outliers_budget, 0.0,
       8.0);
     v({"criterion",
-       "of outliers: magnitude, or what they mean to the outputs, which needs calibration"},
+       "of outliers: magnitude, what they mean to the outputs (needs calibration), or the "
+       "manifold distortion that they take away"},
       r.criterion);
   }
 
@@ -239,6 +246,7 @@ class recipe_run {
                    "] for weights of [", w.rows(), ", ", w.cols(), "]");
       return outlier::choose(known_.outlier_scores, budget);
     }
+    if (how_.criterion == outlier_criterion::md) return choose_by_distortion(w, budget);
     float_matrix scores(w.shape());
     if (how_.criterion == outlier_criterion::hessian) {
       const aligned_buffer<double> factor = inverse_factor(damped(), ctx_);
@@ -248,6 +256,19 @@ class recipe_run {
       outlier::score_magnitude(w, scores.view());
     }
     return outlier::choose(matrix_view<const float>(scores.view()), budget);
+  }
+
+  /// Blocks are as wide as N rows can tell a tangent of, 32 columns at most.
+  [[nodiscard]] std::vector<index_t> choose_by_distortion(matrix_view<const float> w,
+                                                          const outlier::budget& budget) const {
+    outlier::manifold_params params;
+    while (params.dimension > 2 && w.rows() < 2 * index_t{params.dimension}) params.dimension /= 2;
+    const outlier::weight_manifold manifold(w, params, ctx_);
+    float_matrix trial(w.shape());
+    const auto tensor = q_.quantize(w, {.importance = known_.importance});
+    tensor.dequantize({0, w.rows()}, trial.view());
+    const auto scores = outlier::distortion_scores(manifold, w, trial.view(), {}, ctx_);
+    return outlier::choose({scores.data(), w.rows(), w.cols()}, budget);
   }
 
   template <class Then>
