@@ -44,6 +44,8 @@ class hadamard_rotation {
     }
   };
 
+  static constexpr std::string_view inputs_step = "rotated inputs";
+
   /// Refuses (value) params out of range, and a block that is no power of two or does not divide
   /// `columns`.
   hadamard_rotation(index_t columns, const format::params& params)

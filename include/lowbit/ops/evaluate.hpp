@@ -13,10 +13,10 @@ namespace detail {
 template <quantized_tensor T, class F>
 void for_each_block(const T& t, F&& f) {
   const shape2 shape = t.shape();
-  aligned_buffer<float> values(
-      checked_mul(std::min(shape.rows, dequantize_block_rows), shape.cols, "block"));
-  for (index_t i = 0; i * dequantize_block_rows < shape.rows; ++i) {
-    const row_range rows = dequantize_block(i, shape.rows);
+  const index_t size = std::min(shape.rows, dequantize_block_rows(t));
+  aligned_buffer<float> values(checked_mul(size, shape.cols, "block"));
+  for (index_t begin = 0; begin < shape.rows; begin += size) {
+    const row_range rows{begin, std::min(begin + size, shape.rows)};
     const matrix_view<float> block(values.data(), rows.size(), shape.cols);
     t.dequantize(rows, block);
     f(rows, block);
@@ -58,7 +58,7 @@ template <quantized_tensor T>
                inputs.cols(), "], those that the tensor meets [", seen.rows(), ", ", seen.cols(),
                "]");
   error_stats stats;
-  const index_t width = std::min(weights.rows(), dequantize_block_rows);
+  const index_t width = std::min(weights.rows(), dequantize_block_rows(t));
   aligned_buffer<float> exact(checked_mul(inputs.rows(), width, "outputs"));
   aligned_buffer<float> approximate(exact.size());
   detail::for_each_block(t, [&](row_range rows, matrix_view<float> block) {
