@@ -187,8 +187,17 @@ class replicated {
     }
   }
 
+  /// A vector would claim that it can be copied whatever it holds.
+  struct copied {};
+  struct moved_only {
+    moved_only() = default;
+    moved_only(moved_only&&) noexcept = default;
+    moved_only& operator=(moved_only&&) noexcept = default;
+  };
+
   std::vector<Base> replicas_;
   typename format::params params_;
+  [[no_unique_address]] std::conditional_t<std::copyable<Base>, copied, moved_only> copies_;
 };
 
 }  // namespace decorators

@@ -13,55 +13,55 @@
 // Nothing here knows a format.
 #pragma once
 
-#include <memory>
-#include <optional>
 #include <utility>
 
 #include "lowbit/decorators/replicated.hpp"
-#include "lowbit/ptq/recipe.hpp"
 #include "lowbit/ptq/replica_quantizer.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ptq {
 
-// -- fitting --------------------------------------------------------------------------------------
+// -- fitting -------------------------------------------------------------------------------------
 
 namespace detail {
-
-[[nodiscard]] constexpr decorators::replica_total total_of(replication mode) noexcept {
-  return mode == replication::residual ? decorators::replica_total::sum
-                                       : decorators::replica_total::mean;
-}
 
 /// What the replicas so far have left of a matrix: W minus their sum, which is rounded as
 /// replicated::dequantize() rounds it.
 class remainder {
  public:
-  explicit remainder(matrix_view<const float> weights)
-      : weights_(weights), sum_(weights.shape()), left_(weights.shape()) {}
+  explicit remainder(matrix_view<const float> weights) : weights_(weights) {}
 
   /// The weights themselves before the first replica.
-  [[nodiscard]] matrix_view<const float> left() noexcept {
-    return is_first_ ? weights_ : matrix_view<const float>(left_.view());
+  [[nodiscard]] matrix_view<const float> left() const noexcept {
+    return is_first_ ? weights_ : view(left_.data());
   }
   template <quantized_tensor T>
   void subtract(const T& replica) {
     if (weights_.empty()) return;
-    const matrix_view<float> values = left_.view();
+    if (is_first_) {
+      sum_ = aligned_buffer<float>(weights_.shape().size());
+      left_ = aligned_buffer<float>(sum_.size());
+    }
+    const matrix_view<float> values = view(left_.data());
+    const matrix_view<float> sums = view(sum_.data());
     replica.dequantize({0, weights_.rows()}, values);
     for (index_t r = 0; r < weights_.rows(); ++r) {
       for (index_t c = 0; c < weights_.cols(); ++c) {
-        float& sum = sum_.view()(r, c);
-        sum = is_first_ ? values(r, c) : sum + values(r, c);
-        values(r, c) = weights_(r, c) - sum;
+        sums(r, c) = is_first_ ? values(r, c) : sums(r, c) + values(r, c);
+        values(r, c) = weights_(r, c) - sums(r, c);
       }
     }
     is_first_ = false;
   }
 
  private:
+  template <class T>
+  [[nodiscard]] matrix_view<T> view(T* data) const noexcept {
+    return {data, weights_.rows(), weights_.cols()};
+  }
+
   matrix_view<const float> weights_;
-  float_matrix sum_;
-  float_matrix left_;
+  aligned_buffer<float> sum_;
+  aligned_buffer<float> left_;
   bool is_first_ = true;
 };
 
@@ -84,106 +84,51 @@ template <quantizer Q>
   }
 }
 
-/// W as replicas of a groupwise quantizer (replica_quantizer.hpp). Deterministic. Refuses what
-/// q.quantize() refuses, options out of range, and dither and shifts of levels without an offset
-/// (value).
+/// W as replicas of a groupwise quantizer (replica_quantizer.hpp). Models quantizer, and
+/// replicating_quantizer of ptq/recipe.hpp: a recipe transforms weights and inputs once and fits
+/// every replica with all that it knows of the inputs.
 template <groupwise_quantizer Q>
-[[nodiscard]] decorators::replicated<typename Q::tensor> replicate(const replicate_options& how,
-                                                                   const Q& q,
-                                                                   matrix_view<const float> weights,
-                                                                   const calibration& known = {}) {
-  check_params<replicate_options>(how);
-  std::vector<typename Q::tensor> parts;
-  parts.reserve(how.replicas);
-  detail::remainder rest(weights);
-  for (unsigned k = 0; k < how.replicas; ++k) {
-    if (k > 0 && how.mode == replication::residual) rest.subtract(parts.back());
-    parts.push_back(replica_quantizer<Q>{q, how, k}.quantize(rest.left(), known));
+struct replicating {
+  using tensor = decorators::replicated<typename Q::tensor>;
+  using replica = replica_quantizer<Q>;
+  static constexpr std::string_view summary = Q::summary;
+
+  Q base = {};
+  replicate_options how = {};
+
+  static void describe(replicating& q, params_visitor& v) {
+    Q::describe(q.base, v);
+    replicate_options::describe(q.how, v);
   }
-  return {detail::total_of(how.mode), std::move(parts)};
-}
 
-namespace detail {
+  /// Deterministic. Refuses what the base refuses, options out of range, and dither and shifts of
+  /// levels without an offset (value).
+  [[nodiscard]] tensor quantize(matrix_view<const float> weights,
+                                const calibration& known = {}) const {
+    return collect(weights, [&](const replica& q, matrix_view<const float> left) {
+      return q.quantize(left, known);
+    });
+  }
 
-/// The sink of one recipe after the other: collects their tensors, which all have one type, and
-/// hands the last one's caller all of them as one.
-template <class Sink>
-class replica_collector {
- public:
-  replica_collector(const replicate_options& how, remainder& rest, Sink& sink)
-      : how_(how), rest_(rest), sink_(sink) {}
-
-  template <quantized_tensor T>
-  void operator()(T&& tensor, const outcome& o) {
-    using replica = std::remove_cvref_t<T>;
-    if (parts_ == nullptr) parts_ = std::make_unique<list_of<replica>>();
-    LOWBIT_CHECK(parts_->type == &type_of<replica>, value,
-                 "the recipe made replicas of different types");
-    auto& list = static_cast<list_of<replica>&>(*parts_).replicas;
-    list.push_back(std::forward<T>(tensor));
-    if (list.size() < how_.replicas) {
-      if (how_.mode == replication::residual) rest_.subtract(list.back());
-      return;
+  /// The replicas that encode(q, w) makes, where q is the groupwise quantizer of a replica and w
+  /// what is left for it. Refuses options out of range (value).
+  template <class Encode>
+  [[nodiscard]] tensor collect(matrix_view<const float> weights, Encode&& encode) const {
+    check_params<replicate_options>(how);
+    std::vector<typename Q::tensor> parts;
+    parts.reserve(how.replicas);
+    detail::remainder rest(weights);
+    for (unsigned k = 0; k < how.replicas; ++k) {
+      if (k > 0 && how.mode == replication::residual) rest.subtract(parts.back());
+      parts.push_back(encode(replica{base, how, k}, rest.left()));
     }
-    sink_(decorators::replicated<replica>(total_of(how_.mode), std::move(list)), o);
+    return {how.mode == replication::residual ? decorators::replica_total::sum
+                                              : decorators::replica_total::mean,
+            std::move(parts)};
   }
-
- private:
-  /// An address for each type, instead of RTTI.
-  template <class T>
-  static constexpr char type_of = 0;
-  struct any_list {
-    explicit any_list(const char* t) : type(t) {}
-    virtual ~any_list() = default;
-    const char* type;
-  };
-  template <class T>
-  struct list_of final : any_list {
-    list_of() : any_list(&type_of<T>) {}
-    std::vector<T> replicas;
-  };
-
-  const replicate_options& how_;
-  remainder& rest_;
-  Sink& sink_;
-  std::unique_ptr<any_list> parts_;
 };
 
-}  // namespace detail
-
-/// quantize_by_recipe() for each replica of W [N, K]; calls sink(replicated<T>, outcome) once,
-/// where T is the tensor that the recipe makes and the outcome that of the last replica: its
-/// objectives are those of residual replicas together. Each residual replica is fitted to what
-/// those before it left, with the same knowledge; what the inputs' distortion asks for (qep) is
-/// corrected once. Refuses what quantize_by_recipe() and replicate() refuse. Cost: that of
-/// `replicas` recipes.
-template <groupwise_quantizer Q, class Sink>
-void replicate_by_recipe(const replicate_options& how, const recipe& steps, const Q& q,
-                         matrix_view<const float> weights, const knowledge& known,
-                         const kernels::context& ctx, Sink&& sink, listener* progress = nullptr) {
-  check_params<replicate_options>(how);
-  check_params<recipe>(steps);
-  check_finite(weights, "the weight matrix");
-  knowledge once = known;
-  detail::float_matrix corrected({0, 0});
-  if (known.moments != nullptr && !known.cross.empty()) {
-    corrected = detail::float_matrix(weights.shape());
-    correct_for_inputs(weights, known.cross, known.moments->matrix(),
-                       {.alpha = steps.qep, .damping = std::max(steps.damping, 1e-6)},
-                       corrected.view(), ctx);
-    weights = corrected.view();
-    once.cross = {};
-  }
-  detail::remainder rest(weights);
-  detail::replica_collector<std::remove_reference_t<Sink>> collect(how, rest, sink);
-  for (unsigned k = 0; k < how.replicas; ++k) {
-    const replica_quantizer<Q> replica{q, how, k};
-    quantize_by_recipe(steps, replica, rest.left(), once, ctx, collect, progress);
-  }
-}
-
-// -- what is no replication
-// ------------------------------------------------------------------------
+// -- what is no replication ----------------------------------------------------------------------
 
 /// A tensor of codes whose levels can be replaced.
 template <class T>
@@ -258,7 +203,7 @@ void apply_serially(std::span<const float> gammas, matrix_view<float> h, Branch&
   }
 }
 
-// -- costs ----------------------------------------------------------------------------------------
+// -- costs ---------------------------------------------------------------------------------------
 
 /// What a form of replication costs, counted on a real tensor.
 struct replica_cost {
