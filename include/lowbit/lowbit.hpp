@@ -12,6 +12,7 @@
 #include "lowbit/cpu/features.hpp"                // IWYU pragma: export
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"       // IWYU pragma: export
+#include "lowbit/decorators/replicated.hpp"     // IWYU pragma: export
 #include "lowbit/decorators/rotated.hpp"        // IWYU pragma: export
 #include "lowbit/decorators/scaled.hpp"         // IWYU pragma: export
 #include "lowbit/formats/all.hpp"               // IWYU pragma: export
@@ -24,7 +25,9 @@
 #include "lowbit/ops/matmul.hpp"                // IWYU pragma: export
 #include "lowbit/ops/pack.hpp"                  // IWYU pragma: export
 #include "lowbit/ops/transform_inputs.hpp"      // IWYU pragma: export
+#include "lowbit/ptq/layer_chooser.hpp"         // IWYU pragma: export
 #include "lowbit/ptq/recipe.hpp"                // IWYU pragma: export
+#include "lowbit/ptq/replicate.hpp"             // IWYU pragma: export
 #include "lowbit/version.hpp"                   // IWYU pragma: export
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {

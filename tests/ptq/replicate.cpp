@@ -362,7 +362,7 @@ TEST_CASE("T6: residuals work with any quantizer") {
   }
 }
 
-TEST_CASE("T6: a recipe makes replicas innermost, each under H on what the others left") {
+TEST_CASE("T6: a recipe makes replicas innermost, the last one under H on what the others left") {
   const auto w = testing::normal_matrix({8, 64}, seed);
   const auto moments = test::moments_of(test::correlated_inputs({300, 64}, 4, seed).view());
   auto h = moments;

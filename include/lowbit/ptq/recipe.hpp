@@ -111,15 +111,16 @@ struct outcome {
   std::vector<double> objectives = {};
 };
 
-/// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, encode) makes it of
-/// the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each.
+/// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, known, encode) makes
+/// it of the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each,
+/// and of such as q.quantize(w', known) returns.
 template <class Q>
 concept replicating_quantizer = quantizer<Q> &&
-    requires(const Q& q, matrix_view<const float> w,
+    requires(const Q& q, matrix_view<const float> w, const calibration& known,
              typename Q::tensor::part_type (*encode)(const typename Q::replica&,
                                                      matrix_view<const float>)) {
   requires groupwise_quantizer<typename Q::replica>;
-  { q.collect(w, encode) } -> std::same_as<typename Q::tensor>;
+  { q.collect(w, known, encode) } -> std::same_as<typename Q::tensor>;
 };
 
 /// What a recipe works with.
@@ -246,9 +247,10 @@ class recipe_run {
   void code(matrix_view<const float> w, std::span<const index_t> columns, Then&& then) {
     importance_ = moments_->importance();
     if constexpr (replicating_quantizer<Q>) {
-      then(q_.collect(w, [&](const typename Q::replica& q, matrix_view<const float> left) {
-        return encoded(q, left, columns);
-      }));
+      then(q_.collect(w, {.importance = importance_},
+                      [&](const typename Q::replica& q, matrix_view<const float> left) {
+                        return encoded(q, left, columns);
+                      }));
     } else {
       then(encoded(q_, w, columns));
     }

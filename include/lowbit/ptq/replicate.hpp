@@ -105,22 +105,30 @@ struct replicating {
   /// levels without an offset (value).
   [[nodiscard]] tensor quantize(matrix_view<const float> weights,
                                 const calibration& known = {}) const {
-    return collect(weights, [&](const replica& q, matrix_view<const float> left) {
+    return collect(weights, known, [&](const replica& q, matrix_view<const float> left) {
       return q.quantize(left, known);
     });
   }
 
   /// The replicas that encode(q, w) makes, where q is the groupwise quantizer of a replica and w
-  /// what is left for it. Refuses options out of range (value).
+  /// what is left for it; but a residual replica that others follow is quantized as it is, because
+  /// error feedback (ptq/error_feedback.hpp) would leave more for those to code. Refuses options
+  /// out of range (value).
   template <class Encode>
-  [[nodiscard]] tensor collect(matrix_view<const float> weights, Encode&& encode) const {
+  [[nodiscard]] tensor collect(matrix_view<const float> weights, const calibration& known,
+                               Encode&& encode) const {
     check_params<replicate_options>(how);
     std::vector<typename Q::tensor> parts;
     parts.reserve(how.replicas);
     detail::remainder rest(weights);
     for (unsigned k = 0; k < how.replicas; ++k) {
-      if (k > 0 && how.mode == replication::residual) rest.subtract(parts.back());
-      parts.push_back(encode(replica{base, how, k}, rest.left()));
+      const replica q{base, how, k};
+      if (how.mode == replication::residual && k + 1 < how.replicas) {
+        parts.push_back(q.quantize(rest.left(), known));
+        rest.subtract(parts.back());
+      } else {
+        parts.push_back(encode(q, rest.left()));
+      }
     }
     return {how.mode == replication::residual ? decorators::replica_total::sum
                                               : decorators::replica_total::mean,
