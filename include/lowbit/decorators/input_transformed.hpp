@@ -64,7 +64,7 @@ class input_transformed {
     return {Transform::from_buffers(shape.cols, params.own, source), std::move(base)};
   }
 
-  // -- input_transformed_operand, composite_operand, row_coupled_operand -------------------------
+  // -- input_transformed_operand, composite_operand, row_coupled_tensor -------------------------
 
   [[nodiscard]] const Base& base() const noexcept { return base_; }
   /// out [M, K] = x T^T, row by row. Refuses other shapes (shape).
@@ -89,7 +89,7 @@ class input_transformed {
     return Transform::inputs_step;
   }
 
-  [[nodiscard]] index_t coupled_rows() const requires row_coupled_operand<Base> {
+  [[nodiscard]] index_t coupled_rows() const requires row_coupled_tensor<Base> {
     return base_.coupled_rows();
   }
 

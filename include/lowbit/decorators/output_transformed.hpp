@@ -58,7 +58,7 @@ void transform_columns(const T& t, matrix_view<const float> w, matrix_view<float
                       });
 }
 
-/// Models quantized_tensor, composite_operand and row_coupled_operand. Copyable if its parts are.
+/// Models quantized_tensor, composite_operand and row_coupled_tensor. Copyable if its parts are.
 template <quantized_tensor Base, output_transform Transform>
 class output_transformed {
  public:
@@ -108,7 +108,7 @@ class output_transformed {
     return {Transform::from_buffers(shape.rows, params.own, source), std::move(base)};
   }
 
-  // -- composite_operand, row_coupled_operand ----------------------------------------------------
+  // -- composite_operand, row_coupled_tensor ----------------------------------------------------
 
   [[nodiscard]] const Base& base() const noexcept { return base_; }
   [[nodiscard]] index_t parts() const noexcept { return 1; }

@@ -106,11 +106,4 @@ concept composite_operand = quantized_tensor<T> && quantized_tensor<typename T::
   { T::product_step() } -> std::convertible_to<std::string_view>;
 };
 
-/// A tensor whose rows cannot be had one by one: dequantizing any of a block of coupled_rows() rows
-/// costs as much as dequantizing all of it.
-template <class T>
-concept row_coupled_operand = quantized_tensor<T> && requires(const T& t) {
-  { t.coupled_rows() } -> std::same_as<index_t>;
-};
-
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

@@ -3,27 +3,22 @@
 
 #include <algorithm>
 
+#include "lowbit/core/tensor_ref.hpp"
 #include "lowbit/kernels/context.hpp"
-#include "lowbit/layout/operands.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
 
 /// Rows that are dequantized at a time wherever a whole matrix would be too much memory: at least
-/// 64, and whole blocks of rows that cannot be had one by one (row_coupled_operand). Fixed, so that
+/// 64, and whole blocks of rows that cannot be had one by one (row_coupled_tensor). Fixed, so that
 /// results do not depend on how many threads share the work.
-template <quantized_tensor T>
-[[nodiscard]] index_t dequantize_block_rows(const T& t) {
+[[nodiscard]] inline index_t dequantize_block_rows(tensor_ref t) {
   constexpr index_t least = 64;
-  if constexpr (row_coupled_operand<T>) {
-    const index_t coupled = std::max<index_t>(t.coupled_rows(), 1);
-    return div_up(least, coupled) * coupled;
-  }
-  return least;
+  const index_t coupled = std::max<index_t>(t.coupled_rows(), 1);
+  return div_up(least, coupled) * coupled;
 }
 
 /// Writes the whole tensor [N, K] to `out`. Refuses an output of another shape (shape).
-template <quantized_tensor T>
-void dequantize(const T& t, matrix_view<float> out, const kernels::context& ctx) {
+inline void dequantize(tensor_ref t, matrix_view<float> out, const kernels::context& ctx) {
   LOWBIT_CHECK(out.shape() == t.shape(), shape, "a tensor of [", t.shape().rows, ", ",
                t.shape().cols, "] does not fit an output of [", out.rows(), ", ", out.cols(), "]");
   kernels::parallel_for_blocks(ctx, t.shape().rows, dequantize_block_rows(t),
