@@ -112,7 +112,7 @@ class replicated {
     return {params.own.total, std::move(replicas)};
   }
 
-  // -- composite_operand, row_coupled_operand ----------------------------------------------------
+  // -- composite_operand, row_coupled_tensor ----------------------------------------------------
 
   [[nodiscard]] index_t parts() const noexcept { return replicas_.size(); }
   /// Replica k.
@@ -134,7 +134,7 @@ class replicated {
   }
   [[nodiscard]] static constexpr std::string_view product_step() noexcept { return "replicas"; }
 
-  [[nodiscard]] index_t coupled_rows() const requires row_coupled_operand<Base> {
+  [[nodiscard]] index_t coupled_rows() const requires row_coupled_tensor<Base> {
     return replicas_.front().coupled_rows();
   }
 
