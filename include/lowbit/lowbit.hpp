@@ -20,6 +20,7 @@
 #include "lowbit/kernels/code_gemm/driver.hpp"    // IWYU pragma: export
 #include "lowbit/kernels/dense/driver.hpp"        // IWYU pragma: export
 #include "lowbit/linalg/cholesky.hpp"             // IWYU pragma: export
+#include "lowbit/linalg/polar.hpp"                // IWYU pragma: export
 #include "lowbit/ops/dequantize.hpp"              // IWYU pragma: export
 #include "lowbit/ops/evaluate.hpp"                // IWYU pragma: export
 #include "lowbit/ops/matmul.hpp"                  // IWYU pragma: export
@@ -30,6 +31,8 @@
 #include "lowbit/ptq/layer_chooser.hpp"           // IWYU pragma: export
 #include "lowbit/ptq/recipe.hpp"                  // IWYU pragma: export
 #include "lowbit/ptq/replicate.hpp"               // IWYU pragma: export
+#include "lowbit/rotation/dfrot.hpp"              // IWYU pragma: export
+#include "lowbit/rotation/fold.hpp"               // IWYU pragma: export
 #include "lowbit/version.hpp"                     // IWYU pragma: export
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
