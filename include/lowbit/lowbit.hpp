@@ -12,6 +12,7 @@
 #include "lowbit/cpu/features.hpp"                // IWYU pragma: export
 #include "lowbit/decorators/output_rotated.hpp"   // IWYU pragma: export
 #include "lowbit/decorators/permuted.hpp"         // IWYU pragma: export
+#include "lowbit/decorators/replicated.hpp"       // IWYU pragma: export
 #include "lowbit/decorators/rotated.hpp"          // IWYU pragma: export
 #include "lowbit/decorators/scaled.hpp"           // IWYU pragma: export
 #include "lowbit/decorators/with_outliers.hpp"    // IWYU pragma: export
@@ -31,7 +32,9 @@
 #include "lowbit/outlier/distortion_report.hpp"   // IWYU pragma: export
 #include "lowbit/outlier/fit.hpp"                 // IWYU pragma: export
 #include "lowbit/outlier/selection.hpp"           // IWYU pragma: export
+#include "lowbit/ptq/layer_chooser.hpp"           // IWYU pragma: export
 #include "lowbit/ptq/recipe.hpp"                  // IWYU pragma: export
+#include "lowbit/ptq/replicate.hpp"               // IWYU pragma: export
 #include "lowbit/rotation/dfrot.hpp"              // IWYU pragma: export
 #include "lowbit/rotation/fold.hpp"               // IWYU pragma: export
 #include "lowbit/version.hpp"                     // IWYU pragma: export

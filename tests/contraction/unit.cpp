@@ -171,6 +171,23 @@ outcome run_recipe(const Q& q, const char* name) {
   return {name, std::move(all.bytes)};
 }
 
+/// Replicas: levels of searched widths, and shifted ones.
+outcome replicas(const ptq::replicate_options& how, std::span<const float> importance) {
+  const auto w = weights(10);
+  const ptq::replicating<formats::uniform_quantizer> q{
+      {.params = {.bits = 2, .kind = symmetry::offset, .group_size = 64},
+       .fit = {.method = formats::range_method::least_mse}},
+      how};
+  const auto t = q.quantize({w.data(), shape.rows, shape.cols}, {.importance = importance});
+  collector all;
+  t.for_each_buffer(all);
+  aligned_buffer<float> values(shape.size());
+  t.dequantize({0, shape.rows}, {values.data(), shape.rows, shape.cols});
+  all.add(std::as_bytes(values.span()));
+  return {"replicas, " + std::string(enum_names<ptq::replication>[static_cast<index_t>(how.mode)]),
+          std::move(all.bytes)};
+}
+
 /// What error feedback computes: a weighted Hessian, factors of it and solutions, by the variant
 /// that needs nothing, so that std::fma is what is compiled.
 outcome factors() {
@@ -269,6 +286,14 @@ std::vector<outcome> UNIT() {
   results.push_back(run(decorators::column_scaling({}, scales.span()), "scaling"));
   results.push_back(run_recipe(formats::sbvr_quantizer{.params = {.planes = 2, .group_size = 32}},
                                "sbvr recipe"));
+  for (const auto mode :
+       {ptq::replication::residual, ptq::replication::dither, ptq::replication::shifted}) {
+    for (const float width : {0.0F, 1.3F}) {
+      const ptq::replicate_options how{.mode = mode, .replicas = 3, .width = width};
+      results.push_back(replicas(how, {}));
+      results.push_back(replicas(how, importance.span()));
+    }
+  }
   run_sbvr(importance.span(), results);
   for (unsigned bits = 1; bits <= 8; ++bits) {
     for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {

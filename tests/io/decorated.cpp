@@ -6,6 +6,7 @@
 #include "catch.hpp"
 #include "files.hpp"
 #include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/replicated.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
 #include "lowbit/decorators/with_outliers.hpp"
@@ -85,4 +86,34 @@ TEST_CASE("a checkpoint holds outliers inside and around other decorators") {
   };
   CHECK(same(reader.load<around>("a"), a) == "");
   CHECK(same(reader.load<inside>("b"), b) == "");
+}
+
+TEST_CASE("a checkpoint holds replicated tensors") {
+  using nest = decorators::permuted<decorators::replicated<toy_tensor>>;
+  const lowbit_test::temporary_folder folder;
+  constexpr index_t cols = 24;
+  std::vector<toy_tensor> replicas;
+  for (index_t k = 0; k < 11; ++k) replicas.push_back(make_toy({5, cols}));
+  const nest tensor(test::permutation(cols, 2),
+                    {decorators::replica_total::mean, std::move(replicas)});
+  {
+    io::checkpoint_writer writer(folder / "file");
+    writer.add("layer", tensor);
+    writer.finish();
+  }
+  const auto reader = io::checkpoint_reader::open(folder / "file");
+  reader.verify();
+  const auto* entry = reader.find("layer");
+  REQUIRE(entry != nullptr);
+  CHECK(entry->format == "permuted.replicated.toy");
+  CHECK(entry->bits == tensor.storage_bits());
+  CHECK(entry->params_json ==
+        R"({"bits":8,"gain":1.0,"replica_total":"mean","replicas":11,"rounding":"nearest"})");
+  REQUIRE(entry->buffers.size() == 23);
+  CHECK(entry->buffers[1]->name == "layer.replica0_codes");
+  CHECK(entry->buffers[22]->name == "layer.replica10_scales");
+  const auto loaded = reader.load<nest>("layer");
+  CHECK(loaded.params() == tensor.params());
+  CHECK(testing::first_difference(testing::copy_buffers(loaded), testing::copy_buffers(tensor)) ==
+        "");
 }

@@ -141,6 +141,22 @@ struct outcome {
   std::vector<double> objectives = {};
 };
 
+/// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, known, encode) makes
+/// it of the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each,
+/// and of such as q.quantize(w', known) returns.
+template <class Q>
+concept replicating_quantizer = quantizer<Q> &&
+    requires(const Q& q, matrix_view<const float> w, const calibration& known,
+             typename Q::tensor::part_type (*encode)(const typename Q::replica&,
+                                                     matrix_view<const float>)) {
+  requires groupwise_quantizer<typename Q::replica>;
+  { q.collect(w, known, encode) } -> std::same_as<typename Q::tensor>;
+};
+
+/// What a recipe works with.
+template <class Q>
+concept recipe_quantizer = groupwise_quantizer<Q> || replicating_quantizer<Q>;
+
 namespace detail {
 
 /// A matrix of floats, owned.
@@ -166,7 +182,7 @@ class float_matrix {
 }
 
 /// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome.
-template <groupwise_quantizer Q, class Sink>
+template <recipe_quantizer Q, class Sink>
 class recipe_run {
  public:
   recipe_run(const recipe& how, const Q& q, const knowledge& known, const kernels::context& ctx,
@@ -322,14 +338,27 @@ class recipe_run {
 
   template <class Then>
   void code(matrix_view<const float> w, std::span<const index_t> columns, Then&& then) {
-    const matrix_view<const double> h = std::as_const(*moments_).matrix();
     importance_ = moments_->importance();
+    if constexpr (replicating_quantizer<Q>) {
+      then(q_.collect(w, {.importance = importance_},
+                      [&](const typename Q::replica& q, matrix_view<const float> left) {
+                        return encoded(q, left, columns);
+                      }));
+    } else {
+      then(encoded(q_, w, columns));
+    }
+  }
+
+  template <groupwise_quantizer One>
+  [[nodiscard]] typename One::tensor encoded(const One& q, matrix_view<const float> w,
+                                             std::span<const index_t> columns) {
+    const matrix_view<const double> h = std::as_const(*moments_).matrix();
     const bool feedback = how_.feedback == feedback_method::gptq;
-    if (!feedback && how_.refine == 0) return then(q_.quantize(w, {.importance = importance_}));
+    if (!feedback && how_.refine == 0) return q.quantize(w, {.importance = importance_});
     // Feedback moves weights away from where they were. How much room scales of 4 bits get for that
     // matters little: with 1, 1.1 and 1.25 the extract's objectives differ by 1 %.
-    const auto codec = q_.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
-    coding<typename Q::codec> state(codec, w);
+    const auto codec = q.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
+    coding<typename One::codec> state(codec, w);
     if (feedback) {
       apply_feedback(state, h, importance_, {.order = columns, .progress = progress_}, ctx_);
     } else {
@@ -339,7 +368,7 @@ class recipe_run {
       outcome_.objectives =
           ptq::refine(state, h, {.rounds = how_.refine, .progress = progress_}, ctx_);
     }
-    then(state.make_tensor());
+    return state.make_tensor();
   }
 
   /// The weights as the transform leaves them; the moments follow.
@@ -376,7 +405,7 @@ class recipe_run {
 /// on the recipe: Q::tensor, decorated by permuted, rotated and scaled as it asks. Deterministic:
 /// the same bytes on any CPU and at any number of workers. Memory: about 3 K^2 doubles beside the
 /// weights. Refuses recipes that need moments where there are none, and what the quantizer refuses.
-template <groupwise_quantizer Q, class Sink>
+template <recipe_quantizer Q, class Sink>
 void quantize_by_recipe(const recipe& how, const Q& q, matrix_view<const float> weights,
                         const knowledge& known, const kernels::context& ctx, Sink&& sink,
                         listener* progress = nullptr) {
