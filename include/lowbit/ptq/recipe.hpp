@@ -78,6 +78,8 @@ struct recipe {
   double outliers_budget = 0.0;  ///< the same in bits per weight; at most one of the two is > 0
   outlier_criterion criterion = outlier_criterion::magnitude;
 
+  friend bool operator==(const recipe&, const recipe&) = default;
+
   static void describe(recipe& r, params_visitor& v) {
     v({"feedback",
        "round column by column and let later columns correct the error; needs "
