@@ -89,13 +89,13 @@ TEST_CASE("a checkpoint holds outliers inside and around other decorators") {
 }
 
 TEST_CASE("a checkpoint holds replicated tensors") {
-  using nest = decorators::permuted<decorators::replicated<toy_tensor>>;
+  using ordered = decorators::permuted<decorators::replicated<toy_tensor>>;
   const lowbit_test::temporary_folder folder;
   constexpr index_t cols = 24;
   std::vector<toy_tensor> replicas;
   for (index_t k = 0; k < 11; ++k) replicas.push_back(make_toy({5, cols}));
-  const nest tensor(test::permutation(cols, 2),
-                    {decorators::replica_total::mean, std::move(replicas)});
+  const ordered tensor(test::permutation(cols, 2),
+                       {decorators::replica_total::mean, std::move(replicas)});
   {
     io::checkpoint_writer writer(folder / "file");
     writer.add("layer", tensor);
@@ -112,7 +112,7 @@ TEST_CASE("a checkpoint holds replicated tensors") {
   REQUIRE(entry->buffers.size() == 23);
   CHECK(entry->buffers[1]->name == "layer.replica0_codes");
   CHECK(entry->buffers[22]->name == "layer.replica10_scales");
-  const auto loaded = reader.load<nest>("layer");
+  const auto loaded = reader.load<ordered>("layer");
   CHECK(loaded.params() == tensor.params());
   CHECK(testing::first_difference(testing::copy_buffers(loaded), testing::copy_buffers(tensor)) ==
         "");
