@@ -135,7 +135,7 @@ class packed_parts {
   struct packed_type<Part> : std::type_identity<packed_parts<Part>> {};
 
  public:
-  using part_type = packed_type<typename T::part_type>::type;
+  using part_type = typename packed_type<typename T::part_type>::type;
 
   packed_parts(const T& tensor, const kernels::context& ctx) : tensor_(&tensor) {
     parts_.reserve(tensor.parts());
