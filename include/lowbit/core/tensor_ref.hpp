@@ -15,9 +15,12 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 /// as the tensor's const functions.
 class tensor_ref {
  public:
-  template <quantized_tensor T>
-  tensor_ref(const T& tensor) noexcept  // NOLINT: implicit on purpose
-      : object_(std::addressof(tensor)), functions_(&functions_of<T>) {}
+  /// Of a tensor_ref the compiler makes a copy; asked first, or the question would never end.
+  template <class T>
+  requires(!std::same_as<T, tensor_ref>) &&
+      quantized_tensor<T> tensor_ref(const T& tensor) noexcept  // NOLINT: implicit on purpose
+      : object_(std::addressof(tensor)),
+  functions_(&functions_of<T>) {}
 
   [[nodiscard]] std::string_view format_name() const noexcept { return functions_->name; }
   [[nodiscard]] std::uint32_t format_version() const noexcept { return functions_->version; }
