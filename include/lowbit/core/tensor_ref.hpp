@@ -11,16 +11,21 @@
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 
+class tensor_ref;
+
+namespace detail {
+/// A tensor_ref is copied instead; that is asked first, or the question would never end.
+template <class T>
+concept referable_tensor = !std::same_as<T, tensor_ref> && quantized_tensor<T>;
+}  // namespace detail
+
 /// A non-owning reference to a quantized_tensor. Valid only while the tensor lives. As thread-safe
 /// as the tensor's const functions.
 class tensor_ref {
  public:
-  /// Of a tensor_ref the compiler makes a copy; asked first, or the question would never end.
-  template <class T>
-  requires(!std::same_as<T, tensor_ref>) &&
-      quantized_tensor<T> tensor_ref(const T& tensor) noexcept  // NOLINT: implicit on purpose
-      : object_(std::addressof(tensor)),
-  functions_(&functions_of<T>) {}
+  template <detail::referable_tensor T>
+  tensor_ref(const T& tensor) noexcept  // NOLINT: implicit on purpose
+      : object_(std::addressof(tensor)), functions_(&functions_of<T>) {}
 
   [[nodiscard]] std::string_view format_name() const noexcept { return functions_->name; }
   [[nodiscard]] std::uint32_t format_version() const noexcept { return functions_->version; }
