@@ -1,0 +1,22 @@
+// kernels/hadamard/variants.hpp: every way to run the Hadamard kernels, best first. Layer L2.
+#pragma once
+
+#include <span>
+
+#include "lowbit/kernels/hadamard/contract.hpp"
+#include "lowbit/kernels/hadamard/scalar.hpp"
+#include "lowbit/kernels/variant.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
+
+inline constexpr variant<hadamard_functions> hadamard_variants[] = {
+    {"scalar", cpu::none, scalar::hadamard},
+};
+
+/// The best variant that `allowed` supports.
+[[nodiscard]] constexpr const variant<hadamard_functions>& select_hadamard(
+    cpu::cpu_set allowed) noexcept {
+  return select<hadamard_functions>(hadamard_variants, allowed);
+}
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels
