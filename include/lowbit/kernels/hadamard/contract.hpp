@@ -32,8 +32,9 @@ inline constexpr unsigned hadamard_max_log2_size = 31;
 struct hadamard_blocks_args {
   const float* x;  ///< [count][2^log2_size]
   float* y;  ///< as x, y_stride apart; the same as x with a stride of 2^log2_size, or no overlap
-  index_t y_stride;  ///< elements from one block of y to the next, at least 2^log2_size
-  index_t count;     ///< of blocks
+  /// Elements from one block of y to the next: at least 2^log2_size, and just that below 16.
+  index_t y_stride;
+  index_t count;  ///< of blocks
   unsigned log2_size;
   /// Null, or: bit i % 64 of word i / 64 is set where element i of all blocks changes its sign.
   const std::uint64_t* signs_before;

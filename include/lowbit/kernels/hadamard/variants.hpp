@@ -3,6 +3,8 @@
 
 #include <span>
 
+#include "lowbit/kernels/hadamard/avx2.hpp"
+#include "lowbit/kernels/hadamard/avx512bw.hpp"
 #include "lowbit/kernels/hadamard/contract.hpp"
 #include "lowbit/kernels/hadamard/scalar.hpp"
 #include "lowbit/kernels/variant.hpp"
@@ -10,6 +12,10 @@
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 
 inline constexpr variant<hadamard_functions> hadamard_variants[] = {
+#if LOWBIT_X86_64
+    {"avx512bw", cpu::avx512_core, avx512bw::hadamard},
+    {"avx2", cpu::avx2_core, avx2::hadamard},
+#endif
     {"scalar", cpu::none, scalar::hadamard},
 };
 
