@@ -20,7 +20,8 @@ using vec = __m256;
 inline constexpr index_t lanes = 8;
 inline constexpr unsigned log2_lanes = 3;
 inline constexpr unsigned max_registers = 3;  // 8 of 16
-inline constexpr index_t block_outputs = 4;   // 8 sums
+inline constexpr bool mixes_fma = true;
+inline constexpr index_t block_outputs = 4;  // 8 sums
 
 LOWBIT_ALWAYS_INLINE vec load(const float* p) noexcept { return _mm256_loadu_ps(p); }
 LOWBIT_ALWAYS_INLINE void store(float* p, vec x) noexcept { _mm256_storeu_ps(p, x); }
@@ -35,6 +36,10 @@ LOWBIT_ALWAYS_INLINE void store_part(float* p, vec x, index_t count) noexcept {
   _mm256_maskstore_ps(p, first_lanes(count), x);
 }
 LOWBIT_ALWAYS_INLINE vec splat(float x) noexcept { return _mm256_set1_ps(x); }
+LOWBIT_ALWAYS_INLINE vec in_register(vec x) noexcept {
+  __asm__("" : "+x"(x));
+  return x;
+}
 LOWBIT_ALWAYS_INLINE vec add(vec a, vec b) noexcept { return _mm256_add_ps(a, b); }
 LOWBIT_ALWAYS_INLINE vec subtract(vec a, vec b) noexcept { return _mm256_sub_ps(a, b); }
 LOWBIT_ALWAYS_INLINE vec multiply(vec a, vec b) noexcept { return _mm256_mul_ps(a, b); }
@@ -67,10 +72,11 @@ LOWBIT_ALWAYS_INLINE vec flip_from(vec x, std::uint32_t word, index_t first) noe
 LOWBIT_ALWAYS_INLINE vec flip(vec x, std::uint64_t bits) noexcept {
   return flip_from(x, static_cast<std::uint32_t>(bits), 0);
 }
-LOWBIT_ALWAYS_INLINE vec flip_aligned(vec x, const std::uint64_t* signs, index_t element) noexcept {
+template <index_t Offset>
+LOWBIT_ALWAYS_INLINE vec flip_at(vec x, const std::uint64_t* words) noexcept {
   std::uint32_t word;
-  __builtin_memcpy(&word, reinterpret_cast<const unsigned char*>(signs) + element / 32 * 4, 4);
-  return flip_from(x, word, element % 32);
+  __builtin_memcpy(&word, reinterpret_cast<const unsigned char*>(words) + Offset / 32 * 4, 4);
+  return flip_from(x, word, Offset % 32);
 }
 LOWBIT_ALWAYS_INLINE void expand_signs(std::uint64_t byte, float* out) noexcept {
   _mm256_store_ps(out, flip(splat(1.0F), byte));

@@ -27,7 +27,8 @@ using vec = __m512;
 inline constexpr index_t lanes = 16;
 inline constexpr unsigned log2_lanes = 4;
 inline constexpr unsigned max_registers = 4;  // 16 of 32
-inline constexpr index_t block_outputs = 8;   // 16 sums
+inline constexpr bool mixes_fma = true;
+inline constexpr index_t block_outputs = 8;  // 16 sums
 
 LOWBIT_ALWAYS_INLINE vec load(const float* p) noexcept { return _mm512_loadu_ps(p); }
 LOWBIT_ALWAYS_INLINE void store(float* p, vec x) noexcept { _mm512_storeu_ps(p, x); }
@@ -41,6 +42,10 @@ LOWBIT_ALWAYS_INLINE void store_part(float* p, vec x, index_t count) noexcept {
   _mm512_mask_storeu_ps(p, first_lanes(count), x);
 }
 LOWBIT_ALWAYS_INLINE vec splat(float x) noexcept { return _mm512_set1_ps(x); }
+LOWBIT_ALWAYS_INLINE vec in_register(vec x) noexcept {
+  __asm__("" : "+v"(x));
+  return x;
+}
 LOWBIT_ALWAYS_INLINE vec add(vec a, vec b) noexcept { return _mm512_add_ps(a, b); }
 LOWBIT_ALWAYS_INLINE vec subtract(vec a, vec b) noexcept { return _mm512_sub_ps(a, b); }
 LOWBIT_ALWAYS_INLINE vec multiply(vec a, vec b) noexcept { return _mm512_mul_ps(a, b); }
@@ -70,9 +75,10 @@ LOWBIT_ALWAYS_INLINE vec lane_stage(vec x, const vec* constants) noexcept {
 LOWBIT_ALWAYS_INLINE vec flip(vec x, std::uint64_t bits) noexcept {
   return _mm512_mask_xor_ps(x, static_cast<__mmask16>(bits), x, splat(-0.0F));
 }
-LOWBIT_ALWAYS_INLINE vec flip_aligned(vec x, const std::uint64_t* signs, index_t element) noexcept {
-  std::uint16_t bits;
-  __builtin_memcpy(&bits, reinterpret_cast<const unsigned char*>(signs) + element / 8, 2);
+template <index_t Offset>
+LOWBIT_ALWAYS_INLINE vec flip_at(vec x, const std::uint64_t* words) noexcept {
+  __mmask16 bits;
+  __builtin_memcpy(&bits, reinterpret_cast<const unsigned char*>(words) + Offset / 8, 2);
   return flip(x, bits);
 }
 LOWBIT_ALWAYS_INLINE void expand_signs(std::uint64_t byte, float* out) noexcept {

@@ -7,9 +7,11 @@
 //   max_registers            what a pass over memory holds of x, as a power of two
 //   block_outputs            rows of a block of `mix`: 8 or 4
 //   load, store, load_part, store_part, splat, add, subtract, multiply, multiply_add
+//   mixes_fma                whether half of the differences are computed as fma(b, -1, a)
+//   in_register(x)           x as an unknown in a register (where mixes_fma)
 //   lane_constants(vec*), lane_stage<S>(x, constants)   the stage of distance 2^S in a register
 //   flip(x, bits)            changes the sign of lane i where bit i of an integer is set
-//   flip_aligned(x, signs, element)   by the signs from `element` on, a multiple of `lanes`
+//   flip_at<Offset>(x, words)   by the bits from Offset on, a multiple of `lanes`, of words
 //   expand_signs(byte, out)  +-1 for each bit of a byte
 //
 // A block goes through memory once per 2^max_registers elements' worth of stages: the first pass
@@ -34,34 +36,78 @@ inline constexpr unsigned log2_in_cache = 12;  // 2^12 floats: 16 KiB
 inline constexpr unsigned max_far_registers = 3;
 inline constexpr unsigned max_near_registers = max_registers;
 
-/// The stages between registers, of distance Half = 1, 2, ... below Count registers.
+/// x, of which the compiler knows no more than its type: neither that a factor is -1, so that a
+/// product is a sum, nor that a pointer is another one's multiple of a stride away, so that it
+/// needs a register of its own.
+template <class T>
+LOWBIT_ALWAYS_INLINE T hidden_register(T x) noexcept {
+  if constexpr (std::is_pointer_v<T> || std::is_integral_v<T>) {
+    __asm__("" : "+r"(x));
+  } else if constexpr (mixes_fma) {
+    x = in_register(x);
+  }
+  return x;
+}
+
+/// The stages between registers, of distance Half = 1, 2, ... below Count registers. Adders and
+/// multipliers are units of their own (Zen) or the adders are the scarce ones (Haswell), so that
+/// a quarter of all sums goes through the latter; more of them is slower (README.md).
 template <index_t Count, index_t Half = 1>
-LOWBIT_ALWAYS_INLINE void register_stages(vec* r) noexcept {
+LOWBIT_ALWAYS_INLINE void register_stages(vec* r, vec minus) noexcept {
   if constexpr (Half < Count) {
     repeat<Count / 2>([&](auto i) LOWBIT_INLINE_LAMBDA {
       constexpr index_t low = i / Half * 2 * Half + i % Half;
       const vec a = r[low];
       const vec b = r[low + Half];
       r[low] = add(a, b);
-      r[low + Half] = subtract(a, b);
+      if constexpr (mixes_fma && Count > 4 && i % 2 == 0) {
+        r[low + Half] = multiply_add(b, minus, a);
+      } else {
+        r[low + Half] = subtract(a, b);
+      }
     });
-    register_stages<Count, 2 * Half>(r);
+    register_stages<Count, 2 * Half>(r, minus);
   }
 }
 
-/// The first Count stages inside a register.
-template <unsigned Count>
-LOWBIT_ALWAYS_INLINE vec lane_stages(vec x, const vec* constants) noexcept {
-  if constexpr (Count == 0) {
-    return x;
-  } else {
-    return lane_stage<Count - 1>(lane_stages<Count - 1>(x, constants), constants);
-  }
+/// The first Stages stages inside each of Count registers, for four at a time: one after the other
+/// they wait for each other, all at a time they leave no registers for partners.
+template <unsigned Stages, index_t Count>
+LOWBIT_ALWAYS_INLINE void lane_stages(vec* r, const vec* constants) noexcept {
+  constexpr index_t group = Count < 4 ? Count : 4;
+  repeat<Count / group>([&](auto g) LOWBIT_INLINE_LAMBDA {
+    repeat<Stages>([&](auto s) LOWBIT_INLINE_LAMBDA {
+      repeat<group>([&](auto i) LOWBIT_INLINE_LAMBDA {
+        r[g * group + i] = lane_stage<s>(r[g * group + i], constants);
+      });
+    });
+  });
 }
 
 /// The signs from any element on; only the first one's word is read.
 LOWBIT_ALWAYS_INLINE std::uint64_t sign_bits(const std::uint64_t* signs, index_t element) noexcept {
   return signs[element / 64] >> (element % 64);
+}
+
+/// Changes signs by those from `element` on, a multiple of the elements of a register; register i
+/// holds those from i * stride on.
+template <index_t Count>
+LOWBIT_ALWAYS_INLINE void flip_registers(vec* r, const std::uint64_t* signs, index_t element,
+                                         index_t stride) noexcept {
+  repeat<Count>([&](auto i) LOWBIT_INLINE_LAMBDA {
+    r[i] = flip(r[i], sign_bits(signs, element + i * stride));
+  });
+}
+/// The same of registers that lie one after the other.
+template <index_t Count>
+LOWBIT_ALWAYS_INLINE void flip_registers(vec* r, const std::uint64_t* signs,
+                                         index_t element) noexcept {
+  if constexpr (Count * lanes % 64 == 0) {
+    const std::uint64_t* const words = signs + element / 64;
+    repeat<Count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = flip_at<i * lanes>(r[i], words); });
+  } else {
+    flip_registers<Count>(r, signs, element, lanes);
+  }
 }
 
 /// `tiles` tiles of 2^LogRegisters registers, one after the other; element is where they begin
@@ -71,28 +117,22 @@ inline void contiguous_pass(const hadamard_blocks_args& a, const float* x, float
                             index_t element, bool is_last) noexcept {
   constexpr index_t count = index_t{1} << LogRegisters;
   constexpr index_t tile = count * lanes;
-  constexpr index_t group = tile < 64 ? tile : 64;
   vec constants[log2_lanes];
   lane_constants(constants);
   const vec scale = splat(a.scale);
+  const vec minus = hidden_register(splat(-1.0F));
   for (index_t t = 0; t < tiles; ++t, x += tile, y += tile, element += tile) {
-    const index_t base = element / group * group;  // says that it is a multiple
     vec r[count];
     repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = load(x + i * lanes); });
     if (a.signs_before != nullptr) {
-      repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA {
-        r[i] = flip_aligned(r[i], a.signs_before, base + i * lanes);
-      });
+      flip_registers<count>(r, a.signs_before, element);
     }
-    repeat<count>([&](auto i)
-                      LOWBIT_INLINE_LAMBDA { r[i] = lane_stages<log2_lanes>(r[i], constants); });
-    register_stages<count>(r);
+    lane_stages<log2_lanes, count>(r, constants);
+    register_stages<count>(r, minus);
     if (is_last) {
       repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = multiply(r[i], scale); });
       if (a.signs_after != nullptr) {
-        repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA {
-          r[i] = flip_aligned(r[i], a.signs_after, base + i * lanes);
-        });
+        flip_registers<count>(r, a.signs_after, element);
       }
     }
     repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { store(y + i * lanes, r[i]); });
@@ -105,21 +145,30 @@ template <unsigned LogRegisters>
 inline void strided_pass(const hadamard_blocks_args& a, float* y, index_t size, index_t stride,
                          index_t element, bool is_last) noexcept {
   constexpr index_t count = index_t{1} << LogRegisters;
+  constexpr index_t fours = (count + 3) / 4;  // pointers, 4 strides apart
   const vec scale = splat(a.scale);
+  const vec minus = hidden_register(splat(-1.0F));
+  const index_t three = hidden_register(3 * stride);
   for (index_t begin = 0; begin < size; begin += count * stride) {
-    for (index_t c = begin; c < begin + stride; c += lanes) {
+    float* rows[fours];
+    repeat<fours>([&](auto f) LOWBIT_INLINE_LAMBDA {
+      rows[f] = hidden_register(y + begin + 4 * f * stride);
+    });
+    const auto row = [&](auto i) LOWBIT_INLINE_LAMBDA {
+      return rows[i / 4] + (i % 4 == 3 ? three : i % 4 * stride);
+    };
+    for (index_t c = 0; c < stride; c += lanes) {
       vec r[count];
-      repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = load(y + c + i * stride); });
-      register_stages<count>(r);
+      repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = load(row(i)); });
+      register_stages<count>(r, minus);
       if (is_last) {
         repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = multiply(r[i], scale); });
         if (a.signs_after != nullptr) {
-          repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA {
-            r[i] = flip_aligned(r[i], a.signs_after, element + c + i * stride);
-          });
+          flip_registers<count>(r, a.signs_after, element + begin + c, stride);
         }
       }
-      repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { store(y + c + i * stride, r[i]); });
+      repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { store(row(i), r[i]); });
+      repeat<fours>([&](auto f) LOWBIT_INLINE_LAMBDA { rows[f] += lanes; });
     }
   }
 }
@@ -177,7 +226,8 @@ inline void turn_small_blocks(const hadamard_blocks_args& a) noexcept {
   const index_t size = a.count << Stages;
   const auto turn = [&](vec x, index_t element) LOWBIT_INLINE_LAMBDA {
     if (a.signs_before != nullptr) x = flip(x, sign_bits(a.signs_before, element));
-    x = multiply(lane_stages<Stages>(x, constants), scale);
+    lane_stages<Stages, 1>(&x, constants);
+    x = multiply(x, scale);
     return a.signs_after != nullptr ? flip(x, sign_bits(a.signs_after, element)) : x;
   };
   index_t i = 0;
@@ -189,6 +239,13 @@ LOWBIT_ALWAYS_INLINE void turn_blocks(const hadamard_blocks_args& a) noexcept {
   if (a.log2_size < log2_lanes) {
     with_constant<log2_lanes - 1>(
         a.log2_size, [&](auto stages) LOWBIT_INLINE_LAMBDA { turn_small_blocks<stages>(a); });
+    return;
+  }
+  if (a.log2_size <= log2_lanes + max_registers && a.y_stride == index_t{1} << a.log2_size) {
+    with_constant<max_registers>(a.log2_size - log2_lanes,
+                                 [&](auto registers) LOWBIT_INLINE_LAMBDA {
+                                   contiguous_pass<registers>(a, a.x, a.y, a.count, 0, true);
+                                 });
     return;
   }
   for (index_t block = 0; block < a.count; ++block) turn_block(a, block);
