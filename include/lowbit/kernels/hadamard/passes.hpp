@@ -22,7 +22,8 @@
 /// f(0), f(1), ..., f(Count - 1) with constants, as straight code: arrays of registers indexed by
 /// them stay in registers.
 template <index_t... I, class Function>
-LOWBIT_ALWAYS_INLINE void repeat_each(std::index_sequence<I...>, Function f) noexcept {
+LOWBIT_ALWAYS_INLINE void repeat_each(std::index_sequence<I...>,
+                                      [[maybe_unused]] Function f) noexcept {
   (f(std::integral_constant<index_t, I>{}), ...);
 }
 template <index_t Count, class Function>
