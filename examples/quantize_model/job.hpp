@@ -301,7 +301,7 @@ class quantization_job {
       const auto ctx = lowbit::kernels::context::best();
       const float_matrix weights(*item.tensor);
       const layer_inputs known = read_inputs(item, how_.recipe, options_, ctx);
-      const auto sink = [&]<class T>(T&& tensor, const lowbit::ptq::outcome&) {
+      const auto sink = [&](lowbit::tensor_ref tensor, const lowbit::ptq::outcome&) {
         tensor_result result = judge(item, weights.view(), known, tensor);
         result.seconds = seconds_since(start);
         finish(i, std::move(result), [&] { out_->add(item.tensor->name, tensor); });
@@ -326,9 +326,8 @@ class quantization_job {
   }
 
   /// How good a tensor is. The reported errors are of what is stored.
-  template <lowbit::quantized_tensor T>
   [[nodiscard]] tensor_result judge(const work_item& item, lowbit::matrix_view<const float> weights,
-                                    const layer_inputs& known, const T& tensor) {
+                                    const layer_inputs& known, lowbit::tensor_ref tensor) {
     // Rows of the calibration set; with distorted ones, as the tensor meets them.
     const auto on_calibration_rows = [&](lowbit::row_range rows) {
       const float_matrix inputs(*item.calibration, rows);

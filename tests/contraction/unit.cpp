@@ -131,7 +131,7 @@ outcome run(const T& t, const char* name) {
   const matrix_view<float> made(out.data(), shape.rows, cols);
   decorators::transform_weights(t, view, made);
   all.add(std::as_bytes(out.span()));
-  decorators::transform_inputs(t, view, made);
+  decorators::transform_inputs(t, view, made, {});
   all.add(std::as_bytes(out.span()));
   for (index_t r = 0; r < shape.rows; ++r) t.restore_weights(view.row(r), made.row(r));
   all.add(std::as_bytes(out.span()));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
@@ -17,6 +18,7 @@
 namespace {
 
 using namespace lowbit;
+using decorators::output_rotated;
 using decorators::permuted;
 using decorators::rotated;
 using decorators::scaled;
@@ -46,6 +48,7 @@ TEST_CASE("decorators over uniform tensors conform") {
         check(permuted<uniform_tensor>(test::permutation(shape.cols, seed), base));
         check(rotated<uniform_tensor>({shape.cols, {.seed = 7}}, base));
         check(scaled<uniform_tensor>(test::scaling(shape.cols, seed), base));
+        check(output_rotated<uniform_tensor>({shape.rows, {.seed = 8}}, base));
       }
     }
   }
@@ -62,6 +65,8 @@ TEST_CASE("decorators nest both ways and conform") {
   check(rotated<permuted<uniform_tensor>>(rotation, p));
   check(permuted<rotated<uniform_tensor>>(permutation, r));
   check(scaled<rotated<permuted<uniform_tensor>>>(scaling, {rotation, p}));
+  check(output_rotated<rotated<uniform_tensor>>({shape.rows, {.seed = 1}}, r));
+  check(rotated<output_rotated<uniform_tensor>>(rotation, {{shape.rows, {.seed = 1}}, base}));
   check(permuted<rotated<scaled<uniform_tensor>>>(permutation, {rotation, {scaling, base}}));
 }
 
@@ -71,6 +76,7 @@ TEST_CASE("decorators ask a base for no more than the concept promises") {
   const auto archetype = [&] { return testing::archetype_quantizer{}.quantize(m.view(), {}); };
   check(permuted<testing::archetype_tensor>(test::permutation(12, seed), archetype()));
   check(scaled<testing::archetype_tensor>(test::scaling(12, seed), archetype()));
+  check(output_rotated<testing::archetype_tensor>({3, {}}, archetype()));
   check(rotated<permuted<testing::archetype_tensor>>({12, {}},
                                                      {test::permutation(12, seed), archetype()}));
 }
@@ -108,5 +114,6 @@ TEST_CASE("decorators store what they must and no more") {
 TEST_CASE("a decorator refuses a base of other columns") {
   const auto base = uniform_quantizer{}.quantize(testing::normal_matrix({2, 8}, seed).view());
   CHECK_THROWS_AS(rotated<uniform_tensor>({16, {}}, base), shape_error);
+  CHECK_THROWS_AS(output_rotated<uniform_tensor>({8, {}}, base), shape_error);
   CHECK_THROWS_AS(permuted<uniform_tensor>(test::permutation(7, seed), base), shape_error);
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
@@ -312,6 +313,23 @@ TEST_CASE("Hessians are those of the transformed inputs") {
   check_hessian(hadamard_rotation(24, {.seed = 3}));
 }
 
+TEST_CASE("columns are transformed as rows are") {
+  const shape2 shape{24, 21};
+  const auto m = testing::normal_matrix(shape, seed);
+  const decorators::output_rotation t(shape.rows, {.seed = 3});
+  std::vector<float> b(shape.size());
+  decorators::transform_columns(t, m.view(), {b.data(), shape.rows, shape.cols});
+  std::vector<float> column(shape.rows);
+  for (index_t k = 0; k < shape.cols; ++k) {
+    for (index_t r = 0; r < shape.rows; ++r) column[r] = m.view()(r, k);
+    const auto expected = weights(t, column);
+    for (index_t r = 0; r < shape.rows; ++r) CHECK(b[r * shape.cols + k] == expected[r]);
+  }
+  CHECK_THROWS_AS(
+      decorators::transform_columns(t, m.view().middle_rows({0, 8}), {b.data(), 8, shape.cols}),
+      shape_error);
+}
+
 TEST_CASE("helpers refuse matrices of other shapes") {
   const hadamard_rotation t(8, {});
   std::vector<float> w(32);
@@ -321,7 +339,7 @@ TEST_CASE("helpers refuse matrices of other shapes") {
                   shape_error);
   CHECK_THROWS_AS(decorators::transform_weights(t, {w.data(), 2, 8}, {out.data(), 3, 8}),
                   shape_error);
-  CHECK_THROWS_AS(decorators::transform_inputs(t, {w.data(), 2, 8}, {out.data(), 2, 7}),
+  CHECK_THROWS_AS(decorators::transform_inputs(t, {w.data(), 2, 8}, {out.data(), 2, 7}, {}),
                   shape_error);
   CHECK_THROWS_AS(decorators::transform_hessian(t, {h.data(), 7, 8}), shape_error);
   CHECK_THROWS_AS(decorators::transform_hessian(t, {h.data(), 4, 4}), shape_error);

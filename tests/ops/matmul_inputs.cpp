@@ -8,6 +8,7 @@
 #include "../decorators/make_transforms.hpp"
 #include "catch.hpp"
 #include "executors.hpp"
+#include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
@@ -18,6 +19,7 @@
 namespace {
 
 using namespace lowbit;
+using decorators::output_rotated;
 using decorators::permuted;
 using decorators::rotated;
 using decorators::scaled;
@@ -81,7 +83,7 @@ void check_near(const T& w) {
   const auto descend = [&](const auto& self, const auto& t) -> void {
     if constexpr (input_transformed_operand<std::remove_cvref_t<decltype(t)>>) {
       const std::vector<float> in = transformed;
-      t.transform_inputs({in.data(), tokens, cols}, {transformed.data(), tokens, cols});
+      t.transform_inputs({in.data(), tokens, cols}, {transformed.data(), tokens, cols}, {});
       self(self, t.base());
     }
   };
@@ -155,6 +157,30 @@ TEST_CASE("a product with transformed inputs is that of the base with inputs tra
   ops::matmul({a.data(), tokens, cols}, ops::pack(innermost, ctx), {packed.data(), tokens, rows},
               ctx, how);
   CHECK(packed == multiply(x.view(), w, ctx, all_paths()[1]));
+  std::fill(packed.begin(), packed.end(), 0.0F);
+  ops::matmul(x.view(), ops::pack(w, ctx), {packed.data(), tokens, rows}, ctx, how);
+  CHECK(packed == multiply(x.view(), w, ctx, all_paths()[1]));
+}
+
+TEST_CASE("a product with rotated outputs is that of the base, restored") {
+  const decorators::output_rotation turn(rows, {.seed = 6});
+  const output_rotated<uniform_tensor> w(turn, base());
+  const auto ctx = kernels::context::best();
+  for (const matmul_options& options : all_paths()) {
+    CAPTURE(static_cast<int>(options.path));
+    const auto of_base = multiply(x.view(), base(), ctx, options);
+    std::vector<float> restored(of_base.size());
+    for (index_t t = 0; t < tokens; ++t) {
+      turn.restore_weights({of_base.data() + t * rows, rows}, {restored.data() + t * rows, rows});
+    }
+    const auto y = multiply(x.view(), w, ctx, options);
+    CHECK(y == restored);
+    test::backwards_executor backwards(3);
+    CHECK(multiply(x.view(), w, {.threads = &backwards}, options) ==
+          multiply(x.view(), w, {}, options));
+  }
+  CHECK(ops::explain(w, {}).text().starts_with("rotated outputs, dequantize through eigen"));
+  CHECK(ops::dequantize_block_rows(w) % rows == 0);
 }
 
 TEST_CASE("products with transformed inputs do not depend on workers or workspaces", "[any_isa]") {
@@ -180,12 +206,12 @@ TEST_CASE("explain() names the transforms, then tells the plan of the base", "[a
   const matmul_options may{.activations = ops::activation_quantization{}};
   for (const matmul_options& options : {matmul_options{}, may}) {
     CHECK(ops::explain(w, {}, options).text() ==
-          "rotated, scaled, permuted inputs, then " +
+          "rotated inputs, scaled inputs, permuted inputs, " +
               ops::explain(w.base().base().base(), {}, options).text());
   }
   CHECK(ops::explain(rotated<uniform_tensor>({cols, {}}, base()), {}, may)
             .text()
-            .starts_with("rotated inputs, then int8 through code_gemm/"));
+            .starts_with("rotated inputs, int8 through code_gemm/"));
 }
 
 TEST_CASE("products with transformed inputs refuse what does not fit", "[any_isa]") {

@@ -48,7 +48,7 @@ std::vector<recipe> all_recipes() {
   for (const auto feedback : {feedback_method::none, feedback_method::gptq}) {
     for (const auto order :
          {column_order::natural, column_order::energy, column_order::energy_static}) {
-      for (const auto rotate : {rotation::none, rotation::input}) {
+      for (const auto rotate : {rotation::none, rotation::input, rotation::both}) {
         for (const auto scale : {column_scales::none, column_scales::awq}) {
           for (const unsigned rounds : {0U, 2U}) {
             list.push_back({.feedback = feedback,
@@ -77,7 +77,9 @@ std::string expected_format(const recipe& how, std::string name) {
   if (how.feedback == feedback_method::gptq && how.order == column_order::energy) {
     name = "permuted." + name;
   }
-  if (how.rotate == rotation::input) name = "rotated." + name;
+  const bool both = how.rotate == rotation::both;
+  if (both || how.rotate == rotation::input) name = "rotated." + name;
+  if (both || how.rotate == rotation::output) name = "output_rotated." + name;
   if (how.scale == column_scales::awq) name = "scaled." + name;
   return name;
 }
@@ -228,6 +230,20 @@ TEST_CASE("a rotation needs no moments, and leaves no use for an importance of c
                                     l.w.view(), {})) != "");
 }
 
+TEST_CASE("rotated outputs quantize the rotated columns, under the same moments") {
+  const layer l = make_layer(8, 3);
+  const decorators::output_rotation turn(8, {.seed = 5});
+  test::test_matrix b = l.w;
+  decorators::transform_columns(turn, l.w.view(), {b.values.data(), 8, columns});
+  recipe how{.feedback = feedback_method::gptq, .refine = 2, .rotation_seed = 5};
+  const auto base = quantized(how, sbvr_of(2), b.view(), {.moments = &l.moments});
+  how.rotate = rotation::output;
+  const auto rotated = quantized(how, sbvr_of(2), l.w.view(), {.moments = &l.moments});
+  CHECK(rotated.format == "output_rotated." + base.format);
+  CHECK(testing::first_difference(rotated.buffers, base.buffers) == "");
+  CHECK(rotated.outcome.objectives == base.outcome.objectives);
+}
+
 TEST_CASE("weights on a grid are found by every recipe without rotation") {
   const auto check = [](const auto& q, std::uint64_t seed) {
     layer l = make_layer(6, seed);
@@ -235,7 +251,7 @@ TEST_CASE("weights on a grid are found by every recipe without rotation") {
     REQUIRE(test::dequantized(q.quantize(l.w.view(), {})).values == l.w.values);
     index_t recipes = 0;
     for (recipe how : all_recipes()) {
-      if (how.rotate == rotation::input) continue;
+      if (how.rotate != rotation::none) continue;
       INFO(text_of(how) << ", seed " << seed);
       CHECK(quantized(how, q, l.w.view(), {.moments = &l.moments}).values.values == l.w.values);
       ++recipes;

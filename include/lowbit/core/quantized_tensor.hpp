@@ -170,6 +170,13 @@ concept quantized_tensor = std::movable<T> && format_tag<typename T::format> &&
   { T::from_buffers(shape, params, source) } -> std::same_as<T>;
 };
 
+/// A tensor whose rows cannot be had one by one: dequantizing any of a block of coupled_rows() rows
+/// costs as much as dequantizing all of it.
+template <class T>
+concept row_coupled_tensor = quantized_tensor<T> && requires(const T& t) {
+  { t.coupled_rows() } -> std::same_as<index_t>;
+};
+
 /// Stored bits per weight of a tensor, everything counted; 0 for an empty tensor.
 template <quantized_tensor T>
 [[nodiscard]] double bits_per_weight(const T& t) {

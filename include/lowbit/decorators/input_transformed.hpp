@@ -8,70 +8,22 @@
 // transform, then the base's, under their own names.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <string_view>
 
+#include "lowbit/decorators/nesting.hpp"
 #include "lowbit/decorators/transform.hpp"
 #include "lowbit/layout/operands.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 
-template <quantized_tensor Base, input_transform Transform>
-class input_transformed;
-
-namespace detail {
-
-/// "first.second" in static storage.
-template <class First, class Second>
-struct dotted_name {
-  static constexpr std::string_view first = First::name;
-  static constexpr std::string_view second = Second::name;
-  static constexpr auto text = [] {
-    std::array<char, first.size() + 1 + second.size()> chars{};
-    auto at = std::copy(first.begin(), first.end(), chars.begin());
-    *at++ = '.';
-    std::copy(second.begin(), second.end(), at);
-    return chars;
-  }();
-  static constexpr std::string_view value{text.data(), text.size()};
-};
-
-/// Whether a tensor is decorated with this transform, at whatever depth.
-template <class T, class Transform>
-inline constexpr bool has_transform = false;
-template <class Base, class Other, class Transform>
-inline constexpr bool has_transform<input_transformed<Base, Other>, Transform> =
-    std::same_as<Other, Transform> || has_transform<Base, Transform>;
-
-}  // namespace detail
-
-/// Models quantized_tensor and input_transformed_operand. Copyable if its parts are.
+/// Models quantized_tensor, input_transformed_operand and composite_operand. Copyable if its parts
+/// are.
 template <quantized_tensor Base, input_transform Transform>
 class input_transformed {
-  static_assert(!detail::has_transform<Base, Transform>,
-                "a tensor has each transform once: twice, their params and buffers would clash");
-
  public:
-  struct format {
-    static constexpr std::string_view name =
-        detail::dotted_name<typename Transform::format, typename Base::format>::value;
-    /// Versions only grow, and so does their sum: no two layouts of this name get the same.
-    static constexpr std::uint32_t version =
-        static_cast<std::uint32_t>(Transform::format::version) +
-        static_cast<std::uint32_t>(Base::format::version) - 1U;
-
-    struct params {
-      typename Transform::format::params transform = {};
-      typename Base::format::params base = {};
-
-      friend bool operator==(const params&, const params&) = default;
-    };
-
-    static void describe(params& p, params_visitor& v) {
-      Transform::format::describe(p.transform, v);
-      Base::format::describe(p.base, v);
-    }
-  };
+  using format = nested_format<typename Transform::format, typename Base::format>;
+  using part_type = Base;
 
   /// W = base * transform. Refuses parts with different numbers of columns (shape).
   input_transformed(Transform transform, Base base)
@@ -109,18 +61,36 @@ class input_transformed {
                                                       const typename format::params& params,
                                                       buffer_source& source) {
     Base base = Base::from_buffers(shape, params.base, source);
-    return {Transform::from_buffers(shape.cols, params.transform, source), std::move(base)};
+    return {Transform::from_buffers(shape.cols, params.own, source), std::move(base)};
   }
 
-  // -- input_transformed_operand -----------------------------------------------------------------
+  // -- input_transformed_operand, composite_operand, row_coupled_tensor -------------------------
 
-  [[nodiscard]] static constexpr std::string_view transform_name() noexcept {
-    return Transform::format::name;
-  }
   [[nodiscard]] const Base& base() const noexcept { return base_; }
   /// out [M, K] = x T^T, row by row. Refuses other shapes (shape).
-  void transform_inputs(matrix_view<const float> x, matrix_view<float> out) const {
-    decorators::transform_inputs(transform_, x, out);
+  void transform_inputs(matrix_view<const float> x, matrix_view<float> out,
+                        const kernels::context& ctx) const {
+    decorators::transform_inputs(transform_, x, out, ctx);
+  }
+
+  [[nodiscard]] index_t parts() const noexcept { return 1; }
+  [[nodiscard]] const Base& part(index_t) const noexcept { return base_; }
+  template <class Product>
+  void multiply(matrix_view<const float> x, matrix_view<float> y, const kernels::context& ctx,
+                const Product& product) const {
+    aligned_buffer<float> values(checked_mul(x.rows(), x.cols(), "transformed inputs"));
+    const matrix_view<float> transformed(values.data(), x.rows(), x.cols());
+    kernels::parallel_for_blocks(ctx, x.rows(), transform_block_tokens, [&](row_range tokens) {
+      transform_inputs(x.middle_rows(tokens), transformed.middle_rows(tokens), ctx);
+    });
+    product(index_t{0}, transformed, y);
+  }
+  [[nodiscard]] static constexpr std::string_view product_step() noexcept {
+    return Transform::inputs_step;
+  }
+
+  [[nodiscard]] index_t coupled_rows() const requires row_coupled_tensor<Base> {
+    return base_.coupled_rows();
   }
 
   [[nodiscard]] const Transform& transform() const noexcept { return transform_; }

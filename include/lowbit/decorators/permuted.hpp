@@ -28,6 +28,8 @@ class column_permutation {
     static void describe(params&, params_visitor&) {}
   };
 
+  static constexpr std::string_view inputs_step = "permuted inputs";
+
   /// Refuses (value) what does not hold each of 0 .. K-1 once, and (shape) K above 2^32.
   explicit column_permutation(std::span<const index_t> order) : column_permutation(order.size()) {
     for (index_t k = 0; k < columns_; ++k) {

@@ -35,6 +35,8 @@ class column_scaling {
     }
   };
 
+  static constexpr std::string_view inputs_step = "scaled inputs";
+
   /// Rounds the scales to their type. Refuses (value) those that are then not finite and > 0.
   column_scaling(const format::params& params, std::span<const float> scales)
       : column_scaling(params, scales.size()) {

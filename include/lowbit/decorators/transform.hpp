@@ -15,10 +15,12 @@
 #include <algorithm>
 #include <concepts>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "lowbit/core/aligned_buffer.hpp"
 #include "lowbit/core/quantized_tensor.hpp"
+#include "lowbit/kernels/context.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 
@@ -26,10 +28,13 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 ///  * format, a format_tag: its `name` is an adjective ("rotated") that goes before the name of a
 ///    format, `version` that of the buffers and of the map, and `describe` names fields that no
 ///    format has.
+///  * inputs_step: what products do first, such as "rotated inputs".
 ///  * transform_input(x, out): out = T x, in floats and in doubles.
 ///  * transform_weights(w, out): out = T^-T w, a row of W to a row of B.
 ///  * restore_weights(b, out): out = T^T b, a row of B to a row of W. With transform_input this
 ///    DEFINES the map; transform_weights agrees with it up to rounding.
+///  * transform_inputs(x, out, ctx) and restore_rows(b, out, ctx), optional: the same for matrices
+///    [M, K] of rows, with the same bits, faster.
 ///  * for_each_buffer, from_buffers(columns, params, source): as for a quantized_tensor; buffers
 ///    have names that no format uses.
 /// All spans have K elements and do not overlap. Const functions are thread-safe.
@@ -38,6 +43,7 @@ concept input_transform = std::movable<T> && format_tag<typename T::format> &&
     requires(const T& t, const typename T::format::params& params, index_t columns,
              std::span<const float> x, std::span<float> out, std::span<const double> wide_x,
              std::span<double> wide_out, buffer_visitor& visitor, buffer_source& source) {
+  { T::inputs_step } -> std::convertible_to<std::string_view>;
   { t.columns() } -> std::same_as<index_t>;
   { t.params() } -> std::same_as<const typename T::format::params&>;
   { t.transform_input(x, out) } -> std::same_as<void>;
@@ -59,12 +65,33 @@ void check_columns(const T& t, shape2 in, shape2 out) {
 
 }  // namespace detail
 
-/// The inputs x [M, K] as B meets them: out [M, K] = x T^T. x and out do not overlap. Refuses other
-/// shapes (shape).
+/// Tokens that one task transforms: for speed only, tokens do not know of each other.
+inline constexpr index_t transform_block_tokens = 4;
+
+/// The inputs x [M, K] as B meets them: out [M, K] = x T^T, by t.transform_inputs(x, out, ctx)
+/// where T has that, with the same bits. x and out do not overlap. Refuses other shapes (shape).
 template <input_transform T>
-void transform_inputs(const T& t, matrix_view<const float> x, matrix_view<float> out) {
+void transform_inputs(const T& t, matrix_view<const float> x, matrix_view<float> out,
+                      const kernels::context& ctx) {
   detail::check_columns(t, x.shape(), out.shape());
-  for (index_t r = 0; r < x.rows(); ++r) t.transform_input(x.row(r), out.row(r));
+  if constexpr (requires { t.transform_inputs(x, out, ctx); }) {
+    t.transform_inputs(x, out, ctx);
+  } else {
+    for (index_t r = 0; r < x.rows(); ++r) t.transform_input(x.row(r), out.row(r));
+  }
+}
+
+/// Rows of B as rows of W: out [M, K] = b T, by t.restore_rows(b, out, ctx) where T has that, with
+/// the same bits. b and out do not overlap. Refuses other shapes (shape).
+template <input_transform T>
+void restore_rows(const T& t, matrix_view<const float> b, matrix_view<float> out,
+                  const kernels::context& ctx) {
+  detail::check_columns(t, b.shape(), out.shape());
+  if constexpr (requires { t.restore_rows(b, out, ctx); }) {
+    t.restore_rows(b, out, ctx);
+  } else {
+    for (index_t r = 0; r < b.rows(); ++r) t.restore_weights(b.row(r), out.row(r));
+  }
 }
 
 /// What to quantize in place of W [N, K]: out [N, K] = B = W T^-1. W and out do not overlap.

@@ -24,15 +24,13 @@ class checkpoint_writer {
   /// safetensors_writer::add() does, names that are taken and buffers whose bytes do not fit their
   /// shape; a shape that overflows (shape); params outside their range (value); and a full disk
   /// (system).
-  template <quantized_tensor T>
-  void add(std::string_view name, const T& tensor) {
-    using format = typename T::format;
+  void add(std::string_view name, tensor_ref tensor) {
     detail::writer_step step(state_, file_.path());
     check_tensor_name(name);
-    detail::tensor_record record{.format = std::string(std::string_view(format::name)),
-                                 .version = format::version,
+    detail::tensor_record record{.format = std::string(tensor.format_name()),
+                                 .version = tensor.format_version(),
                                  .shape = tensor.shape(),
-                                 .params_json = params_to_json<format>(tensor.params()),
+                                 .params_json = detail::params_to_json(tensor),
                                  .buffers = {}};
     record.buffers = add_buffers(name, tensor);
     tensors_.emplace(name);
@@ -83,8 +81,7 @@ class checkpoint_writer {
   }
 
   /// Adds every buffer and returns their names.
-  template <quantized_tensor T>
-  std::vector<std::string> add_buffers(std::string_view name, const T& tensor) {
+  std::vector<std::string> add_buffers(std::string_view name, tensor_ref tensor) {
     struct adder final : buffer_visitor {
       adder(checkpoint_writer& w, std::string_view n) : writer(w), tensor_name(n) {}
       void operator()(const buffer_view& buffer) override {

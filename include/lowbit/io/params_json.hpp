@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "lowbit/core/params.hpp"
+#include "lowbit/core/tensor_ref.hpp"
 #include "lowbit/io/detail/json.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::io {
@@ -77,6 +78,13 @@ class params_json_reader final : public params_visitor {
 
   strict_object& fields_;
 };
+
+/// The params of a tensor as params_to_json() writes them.
+[[nodiscard]] inline std::string params_to_json(tensor_ref tensor) {
+  params_json_writer writer;
+  tensor.describe_params(writer);
+  return writer.text();
+}
 
 /// params_from_json for a document that is parsed already.
 template <class Described, class Params>

@@ -1,6 +1,7 @@
 // kernels/context.hpp: what a call may use: CPU features, threads, memory. Layer L2.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <string_view>
@@ -8,6 +9,7 @@
 
 #include "lowbit/core/aligned_buffer.hpp"
 #include "lowbit/core/executor.hpp"
+#include "lowbit/core/matrix_view.hpp"
 #include "lowbit/cpu/caches.hpp"
 #include "lowbit/cpu/features.hpp"
 
@@ -73,6 +75,14 @@ struct context {
 inline void parallel_for(const context& ctx, index_t tasks, executor::task run) {
   serial_executor serial;
   (ctx.threads != nullptr ? *ctx.threads : static_cast<executor&>(serial)).parallel_for(tasks, run);
+}
+
+/// Calls run(range) for ranges of `size` items (the last may be shorter) that cover `count`.
+template <class Run>
+void parallel_for_blocks(const context& ctx, index_t count, index_t size, const Run& run) {
+  parallel_for(ctx, div_up(count, size), [&](index_t i, index_t) {
+    run(row_range{i * size, std::min((i + 1) * size, count)});
+  });
 }
 
 /// How many workers may run at the same time.

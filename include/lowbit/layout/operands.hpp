@@ -11,6 +11,7 @@
 
 #include "lowbit/core/affine.hpp"
 #include "lowbit/core/quantized_tensor.hpp"
+#include "lowbit/kernels/context.hpp"
 #include "lowbit/layout/bit_matrix.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
@@ -69,16 +70,40 @@ concept code_operand = quantized_tensor<T> &&
 /// A tensor W = B T: the matrix B of another tensor, and a cheap map T of the inputs, so that
 /// y = W x = B (T x).
 ///  * base(): the tensor of B, whatever it is; its shape is that of W.
-///  * transform_inputs(x, out): out [M, K] = x T^T, each token (row) by itself; they do not
-///  overlap.
-///  * transform_name(): says in one word what T does to inputs, such as "rotated".
+///  * transform_inputs(x, out, ctx): out [M, K] = x T^T, each token (row) by itself; they do not
+///  overlap. Uses what ctx allows, but no threads of it; the bits do not depend on it.
 /// The product may differ from one with dequantize() by rounding only.
 template <class T>
 concept input_transformed_operand = quantized_tensor<T> &&
-    requires(const T& t, matrix_view<const float> x, matrix_view<float> out) {
+    requires(const T& t, matrix_view<const float> x, matrix_view<float> out,
+             const kernels::context& ctx) {
   requires quantized_tensor<std::remove_cvref_t<decltype(t.base())>>;
-  { t.transform_inputs(x, out) } -> std::same_as<void>;
-  { T::transform_name() } -> std::convertible_to<std::string_view>;
+  { t.transform_inputs(x, out, ctx) } -> std::same_as<void>;
+};
+
+namespace detail {
+/// Any product of a part, for the concept below.
+struct part_product {
+  void operator()(index_t part, matrix_view<const float> x, matrix_view<float> y) const;
+};
+}  // namespace detail
+
+/// A tensor whose products are made of products of other tensors, its parts: W = B T, say, or
+/// W = B + S.
+///  * parts(), part(i): tensors of one type, at least one.
+///  * multiply(x, y, ctx, product): y [M, N] = x W^T; calls product(i, x', y') for
+///  y' = x' part(i)^T, whatever path that takes. Shapes fit; y overlaps nothing. Uses ctx's
+///  executor; the bits do not depend on ctx.
+///  * product_step(): what it does beside the products of its parts, such as "rotated inputs".
+/// The product may differ from one with dequantize() by rounding only.
+template <class T>
+concept composite_operand = quantized_tensor<T> && quantized_tensor<typename T::part_type> &&
+    requires(const T& t, index_t i, matrix_view<const float> x, matrix_view<float> y,
+             const kernels::context& ctx, const detail::part_product& product) {
+  { t.parts() } -> std::same_as<index_t>;
+  { t.part(i) } -> std::same_as<const typename T::part_type&>;
+  { t.multiply(x, y, ctx, product) } -> std::same_as<void>;
+  { T::product_step() } -> std::convertible_to<std::string_view>;
 };
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

@@ -10,21 +10,20 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
 namespace detail {
 
 /// Calls f(rows, approximation) for each block of rows of t, dequantized. Memory for one block.
-template <quantized_tensor T, class F>
-void for_each_block(const T& t, F&& f) {
+template <class F>
+void for_each_block(tensor_ref t, F&& f) {
   const shape2 shape = t.shape();
-  aligned_buffer<float> values(
-      checked_mul(std::min(shape.rows, dequantize_block_rows), shape.cols, "block"));
-  for (index_t i = 0; i * dequantize_block_rows < shape.rows; ++i) {
-    const row_range rows = dequantize_block(i, shape.rows);
+  const index_t size = std::min(shape.rows, dequantize_block_rows(t));
+  aligned_buffer<float> values(checked_mul(size, shape.cols, "block"));
+  for (index_t begin = 0; begin < shape.rows; begin += size) {
+    const row_range rows{begin, std::min(begin + size, shape.rows)};
     const matrix_view<float> block(values.data(), rows.size(), shape.cols);
     t.dequantize(rows, block);
     f(rows, block);
   }
 }
 
-template <quantized_tensor T>
-void check_same_shape(matrix_view<const float> weights, const T& t) {
+inline void check_same_shape(matrix_view<const float> weights, tensor_ref t) {
   LOWBIT_CHECK(weights.shape() == t.shape(), shape, "comparing weights [", weights.rows(), ", ",
                weights.cols(), "] with a tensor of [", t.shape().rows, ", ", t.shape().cols, "]");
 }
@@ -32,8 +31,7 @@ void check_same_shape(matrix_view<const float> weights, const T& t) {
 }  // namespace detail
 
 /// How far the tensor is from the weights W [N, K] that it stands for.
-template <quantized_tensor T>
-[[nodiscard]] error_stats weight_error(matrix_view<const float> weights, const T& t) {
+[[nodiscard]] inline error_stats weight_error(matrix_view<const float> weights, tensor_ref t) {
   detail::check_same_shape(weights, t);
   error_stats stats;
   detail::for_each_block(t, [&](row_range rows, matrix_view<float> block) {
@@ -47,10 +45,9 @@ template <quantized_tensor T>
 /// How far the layer's output is off: compares X W^T, for inputs X [tokens, K] of the original
 /// network, with X̂ Ŵ^T, where Ŵ is the tensor and `seen` are the inputs X̂ that it meets, distorted
 /// by what was quantized before it. Refuses shapes that do not fit (shape).
-template <quantized_tensor T>
-[[nodiscard]] error_stats output_error(matrix_view<const float> inputs,
-                                       matrix_view<const float> seen,
-                                       matrix_view<const float> weights, const T& t) {
+[[nodiscard]] inline error_stats output_error(matrix_view<const float> inputs,
+                                              matrix_view<const float> seen,
+                                              matrix_view<const float> weights, tensor_ref t) {
   detail::check_same_shape(weights, t);
   LOWBIT_CHECK(inputs.cols() == weights.cols(), shape, "inputs have ", inputs.cols(),
                " channels, weights ", weights.cols(), " columns");
@@ -58,7 +55,7 @@ template <quantized_tensor T>
                inputs.cols(), "], those that the tensor meets [", seen.rows(), ", ", seen.cols(),
                "]");
   error_stats stats;
-  const index_t width = std::min(weights.rows(), dequantize_block_rows);
+  const index_t width = std::min(weights.rows(), dequantize_block_rows(t));
   aligned_buffer<float> exact(checked_mul(inputs.rows(), width, "outputs"));
   aligned_buffer<float> approximate(exact.size());
   detail::for_each_block(t, [&](row_range rows, matrix_view<float> block) {
@@ -73,9 +70,8 @@ template <quantized_tensor T>
 
 /// The same where the tensor meets the inputs X [tokens, K] themselves: what its error means to the
 /// next layer, which the weight error alone does not show.
-template <quantized_tensor T>
-[[nodiscard]] error_stats output_error(matrix_view<const float> inputs,
-                                       matrix_view<const float> weights, const T& t) {
+[[nodiscard]] inline error_stats output_error(matrix_view<const float> inputs,
+                                              matrix_view<const float> weights, tensor_ref t) {
   return output_error(inputs, inputs, weights, t);
 }
 

@@ -7,8 +7,8 @@
 //                format has planes only, scaled bit planes (the same kernel: "plane_gemm").
 //   bit_serial   activations become bit planes and meet bit planes (kernels/bit_gemm).
 //
-// A tensor with transformed inputs (input_transformed_operand) transforms them once, in floats, and
-// goes the way of its base.
+// A tensor made of parts (composite_operand: decorators) does in floats what it must beside, and
+// its parts go their ways.
 //
 // The last two need the caller's consent to quantized activations. All paths split the work in
 // blocks of a fixed size, so results do not depend on the executor; and the choice among them
@@ -70,7 +70,8 @@ struct matmul_plan {
     std::string reason;
   };
 
-  std::vector<std::string_view> inputs = {};  ///< how they are transformed first, outermost first
+  /// What happens beside the products of parts, outermost first.
+  std::vector<std::string_view> steps = {};
   matmul_path path = matmul_path::dequantize;
   std::string_view family = {};   ///< "eigen" or a kernel family
   std::string_view variant = {};  ///< the family's variant, "" for Eigen
@@ -80,10 +81,7 @@ struct matmul_plan {
   /// One line for people.
   [[nodiscard]] std::string text() const {
     std::string line;
-    for (const std::string_view transformed : inputs) {
-      line.append(line.empty() ? "" : ", ").append(transformed);
-    }
-    if (!inputs.empty()) line.append(" inputs, then ");
+    for (const std::string_view step : steps) line.append(step).append(", ");
     line.append(lowbit::detail::message(name_of(path), " through ", family,
                                         variant.empty() ? "" : "/", variant, ": ", reason));
     for (const rejection& r : rejected) {
@@ -227,12 +225,12 @@ template <quantized_tensor T>
   return plan;
 }
 
-/// The same for a tensor with transformed inputs: the plan of its base.
-template <input_transformed_operand T>
+/// The same for a tensor made of parts: the plan of its first part.
+template <composite_operand T>
 [[nodiscard]] matmul_plan explain(const T& w, const kernels::context& ctx,
                                   const matmul_options& options = {}) {
-  matmul_plan plan = explain(w.base(), ctx, options);
-  plan.inputs.insert(plan.inputs.begin(), T::transform_name());
+  matmul_plan plan = explain(w.part(0), ctx, options);
+  plan.steps.insert(plan.steps.begin(), T::product_step());
   return plan;
 }
 
@@ -251,19 +249,18 @@ template <quantized_tensor T>
 void matmul_dequantize(matrix_view<const float> x, const T& w, matrix_view<float> y,
                        const kernels::context& ctx) {
   const shape2 shape = w.shape();
-  const index_t block_size =
-      checked_mul(std::min(shape.rows, dequantize_block_rows), shape.cols, "block");
+  const index_t block_rows = dequantize_block_rows(w);
+  const index_t block_size = checked_mul(std::min(shape.rows, block_rows), shape.cols, "block");
   kernels::workspace own;
   kernels::workspace& scratch = ctx.scratch != nullptr ? *ctx.scratch : own;
   scratch.reserve(kernels::workers(ctx), checked_mul(block_size, sizeof(float), "block"));
-  kernels::parallel_for(
-      ctx, div_up(shape.rows, dequantize_block_rows), [&](index_t i, index_t worker) {
-        const row_range rows = dequantize_block(i, shape.rows);
-        auto* const values = reinterpret_cast<float*>(scratch.slot(worker).data());
-        const matrix_view<float> block(values, rows.size(), shape.cols);
-        w.dequantize(rows, block);
-        linalg::multiply_transposed(x, block, y.middle_cols(rows.begin, rows.end));
-      });
+  kernels::parallel_for(ctx, div_up(shape.rows, block_rows), [&](index_t i, index_t worker) {
+    const row_range rows{i * block_rows, std::min((i + 1) * block_rows, shape.rows)};
+    auto* const values = reinterpret_cast<float*>(scratch.slot(worker).data());
+    const matrix_view<float> block(values, rows.size(), shape.cols);
+    w.dequantize(rows, block);
+    linalg::multiply_transposed(x, block, y.middle_cols(rows.begin, rows.end));
+  });
 }
 
 /// The bit-serial product of one tile of 8 weight rows with all tokens.
@@ -393,16 +390,15 @@ void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
   detail::matmul_dequantize(x, w, y, ctx);
 }
 
-/// The same for a tensor with transformed inputs. Transforming may round finite inputs to Inf and
+/// The same for a tensor made of parts. Transforming inputs may round finite ones to Inf and
 /// spreads NaN; a refusal then tells the place in the transformed inputs.
-template <input_transformed_operand T>
+template <composite_operand T>
 void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
             const kernels::context& ctx, const matmul_options& options = {}) {
   detail::check_product(x, w, y);
-  aligned_buffer<float> values(checked_mul(x.rows(), x.cols(), "transformed inputs"));
-  const matrix_view<float> transformed(values.data(), x.rows(), x.cols());
-  transform_inputs(x, w, transformed, ctx);
-  matmul(transformed, w.base(), y, ctx, options);
+  w.multiply(x, y, ctx, [&](index_t part, matrix_view<const float> in, matrix_view<float> out) {
+    matmul(in, w.part(part), out, ctx, options);
+  });
 }
 
 /// The same with weights packed once (pack()), by the path int8: the same bits as matmul() on the
@@ -418,6 +414,17 @@ inline void matmul(matrix_view<const float> x, const kernels::packed_codes& w, m
                                          .per_group = how.per_group},
                                         ctx);
   kernels::code_gemm(w, codes, y, ctx);
+}
+
+/// The same for a tensor made of parts.
+template <composite_operand T>
+void matmul(matrix_view<const float> x, const packed_parts<T>& w, matrix_view<float> y,
+            const kernels::context& ctx, const activation_quantization& how = {}) {
+  detail::check_product(x, w.tensor(), y);
+  w.tensor().multiply(x, y, ctx,
+                      [&](index_t part, matrix_view<const float> in, matrix_view<float> out) {
+                        matmul(in, w.part(part), out, ctx, how);
+                      });
 }
 
 }  // namespace ops

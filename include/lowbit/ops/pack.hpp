@@ -5,22 +5,24 @@
 // offsets where the tensor says so (plane_sum_operand). Packed weights live in memory only; keep
 // them for as long as the layer is used.
 //
-// A tensor with transformed inputs (input_transformed_operand) is not packed itself: pack its
-// base(), and give products the result of ops::transform_inputs, once for all tensors that share
-// the transform.
+// Of a tensor made of parts (composite_operand) the parts are packed. Where several tensors share a
+// transform of their inputs, pack their base()s instead, and give products the result of
+// ops::transform_inputs.
 #pragma once
 
 #include <algorithm>
 #include <iterator>
 #include <span>
 #include <string_view>
+#include <type_traits>
+#include <vector>
 
 #include "lowbit/kernels/code_gemm/driver.hpp"
 #include "lowbit/layout/operands.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
 
-/// A tensor that pack() takes, if it has at most 8 planes.
+/// A tensor that pack() takes rows of, if it has at most 8 planes.
 template <class T>
 concept packable = code_operand<T> || bit_serial_operand<T>;
 
@@ -123,5 +125,44 @@ template <packable T>
 [[nodiscard]] kernels::packed_codes pack(const T& w, const kernels::context& ctx = {}) {
   return pack(w, {0, w.shape().rows}, ctx);
 }
+
+/// A tensor made of parts, which are packed. Refers to the tensor, which must outlive it.
+template <composite_operand T>
+class packed_parts {
+  template <class Part>
+  struct packed_type : std::type_identity<kernels::packed_codes> {};
+  template <composite_operand Part>
+  struct packed_type<Part> : std::type_identity<packed_parts<Part>> {};
+
+ public:
+  using part_type = packed_type<typename T::part_type>::type;
+
+  packed_parts(const T& tensor, const kernels::context& ctx) : tensor_(&tensor) {
+    parts_.reserve(tensor.parts());
+    for (index_t i = 0; i < tensor.parts(); ++i) {
+      if constexpr (composite_operand<typename T::part_type>) {
+        parts_.emplace_back(tensor.part(i), ctx);
+      } else {
+        parts_.push_back(pack(tensor.part(i), ctx));
+      }
+    }
+  }
+  packed_parts(const T&& tensor, const kernels::context& ctx) = delete;
+
+  [[nodiscard]] const T& tensor() const noexcept { return *tensor_; }
+  [[nodiscard]] const part_type& part(index_t i) const noexcept { return parts_[i]; }
+
+ private:
+  const T* tensor_;
+  std::vector<part_type> parts_;
+};
+
+/// Packs the parts of a tensor. Refuses parts that have neither codes nor planes at compile time.
+template <composite_operand T>
+[[nodiscard]] packed_parts<T> pack(const T& w, const kernels::context& ctx = {}) {
+  return {w, ctx};
+}
+template <composite_operand T>
+packed_parts<T> pack(const T&& w, const kernels::context& ctx = {}) = delete;
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops

@@ -1,15 +1,10 @@
 // ops/transform_inputs.hpp: the inputs of a decorated tensor, as its base meets them. Layer L4.
 #pragma once
 
-#include <algorithm>
-
-#include "lowbit/kernels/context.hpp"
+#include "lowbit/decorators/transform.hpp"
 #include "lowbit/layout/operands.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
-
-/// Tokens that one task transforms: for speed only, tokens do not know of each other.
-inline constexpr index_t transform_block_tokens = 4;
 
 /// out [M, K] = x T^T for w = B T, on ctx's executor; x and out do not overlap. Tensors that share
 /// a T (q, k and v of a layer, say) share the result: multiply it by each w.base(), whose own
@@ -20,11 +15,10 @@ void transform_inputs(matrix_view<const float> x, const T& w, matrix_view<float>
   LOWBIT_CHECK(x.cols() == w.shape().cols && x.shape() == out.shape(), shape, "inputs [", x.rows(),
                ", ", x.cols(), "] of weights with ", w.shape().cols, " columns do not fit [",
                out.rows(), ", ", out.cols(), "]");
-  kernels::parallel_for(ctx, div_up(x.rows(), transform_block_tokens), [&](index_t block, index_t) {
-    const index_t begin = block * transform_block_tokens;
-    const row_range tokens{begin, std::min(begin + transform_block_tokens, x.rows())};
-    w.transform_inputs(x.middle_rows(tokens), out.middle_rows(tokens));
-  });
+  kernels::parallel_for_blocks(
+      ctx, x.rows(), decorators::transform_block_tokens, [&](row_range tokens) {
+        w.transform_inputs(x.middle_rows(tokens), out.middle_rows(tokens), ctx);
+      });
 }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lowbit/calibration/second_moments.hpp"
+#include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
@@ -30,7 +31,7 @@ enum class column_order : std::uint8_t {
   energy,         ///< by descending diag(H), groups along that order; stores the order
   energy_static,  ///< rounded in that order, groups and columns stay where they are
 };
-enum class rotation : std::uint8_t { none, input };
+enum class rotation : std::uint8_t { none, input, output, both };
 enum class column_scales : std::uint8_t { none, awq };
 enum class shrinkage : std::uint8_t { automatic, none };
 }  // namespace ptq
@@ -41,7 +42,7 @@ template <>
 inline constexpr std::string_view enum_names<ptq::column_order>[] = {"natural", "energy",
                                                                      "energy_static"};
 template <>
-inline constexpr std::string_view enum_names<ptq::rotation>[] = {"none", "input"};
+inline constexpr std::string_view enum_names<ptq::rotation>[] = {"none", "input", "output", "both"};
 template <>
 inline constexpr std::string_view enum_names<ptq::column_scales>[] = {"none", "awq"};
 template <>
@@ -72,7 +73,9 @@ struct recipe {
        "of the columns under feedback: as they stand, by energy with groups along that "
        "order (stored), or by energy with groups in place"},
       r.order);
-    v({"rotate", "turn the input side by a random-sign Hadamard matrix, which spreads outliers"},
+    v({"rotate",
+       "turn the input side, the output side or both by random-sign Hadamard matrices, which "
+       "spreads outliers"},
       r.rotate);
     v({"rotate_seed", "of the random signs"}, r.rotation_seed, std::uint32_t{0},
       std::numeric_limits<std::uint32_t>::max());
@@ -147,7 +150,8 @@ class recipe_run {
       LOWBIT_CHECK(!how_.needs_calibration(), value,
                    "feedback, refine and scale need calibration inputs of the layer");
       importance_.assign(known_.importance.begin(), known_.importance.end());
-      return rotate(weights, [this](auto&& t) { this->emit(std::forward<decltype(t)>(t)); });
+      return rotate_outputs(weights,
+                            [this](auto&& t) { this->emit(std::forward<decltype(t)>(t)); });
     }
     LOWBIT_CHECK(known_.moments->channels() == weights.cols(), shape, "moments of ",
                  known_.moments->channels(), " channels do not fit ", weights.cols(), " columns");
@@ -176,16 +180,31 @@ class recipe_run {
   /// Each step passes the tensor that the next steps made, decorated, to `then`.
   template <class Then>
   void scale(matrix_view<const float> w, Then&& then) {
-    if (how_.scale == column_scales::none) return rotate(w, then);
+    if (how_.scale == column_scales::none) return rotate_outputs(w, then);
     decorators::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
     float_matrix b = transformed(scales, w);
-    rotate(matrix_view<const float>(b.view()),
-           [&](auto&& t) { then(decorate(std::move(scales), std::forward<decltype(t)>(t))); });
+    rotate_outputs(matrix_view<const float>(b.view()), [&](auto&& t) {
+      then(decorate(std::move(scales), std::forward<decltype(t)>(t)));
+    });
+  }
+
+  /// tr E H E^T is the same for E and for T^T E: H stays as it is.
+  template <class Then>
+  void rotate_outputs(matrix_view<const float> w, Then&& then) {
+    if (how_.rotate != rotation::output && how_.rotate != rotation::both) {
+      return rotate_inputs(w, then);
+    }
+    decorators::output_rotation turn(w.rows(), {.seed = how_.rotation_seed});
+    float_matrix b(w.shape());
+    decorators::transform_columns(turn, w, b.view());
+    rotate_inputs(matrix_view<const float>(b.view()), [&]<class T>(T&& t) {
+      then(decorators::output_rotated<std::remove_cvref_t<T>>(std::move(turn), std::forward<T>(t)));
+    });
   }
 
   template <class Then>
-  void rotate(matrix_view<const float> w, Then&& then) {
-    if (how_.rotate == rotation::none) return order(w, then);
+  void rotate_inputs(matrix_view<const float> w, Then&& then) {
+    if (how_.rotate != rotation::input && how_.rotate != rotation::both) return order(w, then);
     decorators::hadamard_rotation turn(w.cols(), {.seed = how_.rotation_seed});
     importance_.clear();
     float_matrix b = transformed(turn, w);

@@ -120,6 +120,9 @@ class tensor_checks {
     if constexpr (input_transformed_operand<T>) {
       section("transformed_inputs", [this] { check_transform(); });
     }
+    if constexpr (composite_operand<T>) {
+      section("parts", [this] { check_parts(); });
+    }
   }
 
  private:
@@ -429,8 +432,6 @@ class tensor_checks {
     const auto& base = t_.base();
     report("base_shape", base.shape() == shape, "is [", base.shape().rows, ", ", base.shape().cols,
            "]");
-    report("transform_name", is_snake_case(T::transform_name()), "'", T::transform_name(),
-           "' is not snake_case");
     if (base.shape() != shape) return;
 
     constexpr index_t tokens = 3;
@@ -438,9 +439,9 @@ class tensor_checks {
     for (index_t i = 0; i < x.size(); ++i) x[i] = 2.0F * random_uniform(1, i) - 1.0F;
     const matrix_view<const float> inputs(x.data(), tokens, shape.cols);
     guarded_matrix whole({tokens, shape.cols});
-    t_.transform_inputs(inputs, whole.view());
+    t_.transform_inputs(inputs, whole.view(), {});
     guarded_matrix last({1, shape.cols});
-    t_.transform_inputs(inputs.middle_rows({tokens - 1, tokens}), last.view());
+    t_.transform_inputs(inputs.middle_rows({tokens - 1, tokens}), last.view(), {});
     bool same = true;
     for (index_t c = 0; c < shape.cols; ++c) same &= last.bits(0, c) == whole.bits(tokens - 1, c);
     report("tokens_are_independent", same, "the last of ", tokens, " tokens alone is another");
@@ -448,11 +449,11 @@ class tensor_checks {
            "elements around the output were written");
     expect_refusal("transform_refuses_other_columns", error_kind::shape, [&, this] {
       guarded_matrix out({tokens, shape.cols + 1});
-      t_.transform_inputs(inputs, out.view());
+      t_.transform_inputs(inputs, out.view(), {});
     });
     expect_refusal("transform_refuses_other_tokens", error_kind::shape, [&, this] {
       guarded_matrix out({tokens + 1, shape.cols});
-      t_.transform_inputs(inputs, out.view());
+      t_.transform_inputs(inputs, out.view(), {});
     });
 
     const auto w = value_bits(t_);
@@ -486,6 +487,87 @@ class tensor_checks {
     report("transform_is_the_values", wrong.empty(), wrong);
   }
 
+  /// Products of the parts, exact but for the rounding of their results, give W x. If what is done
+  /// beside them rounds less than 64 times in a row, relative to the norms of what is multiplied,
+  /// and to subnormals at worst, then with u = 2^-24 and sums over the parts
+  ///   |W x - multiply(x)| <= 64 u (|W| |x| + sum |W_i| |x_i|) + 2^-149 N K
+  /// in Euclidean norms.
+  void check_parts() requires composite_operand<T> {
+    const shape2 shape = t_.shape();
+    report("has_parts", t_.parts() > 0, "parts() is 0");
+    report("product_step", !std::string_view(T::product_step()).empty(), "is empty");
+
+    constexpr index_t tokens = 3;
+    std::vector<float> x(tokens * shape.cols);
+    for (index_t i = 0; i < x.size(); ++i) x[i] = 2.0F * random_uniform(2, i) - 1.0F;
+    const std::vector<float> before = x;
+    const matrix_view<const float> inputs(x.data(), tokens, shape.cols);
+    double parts_norm = 0.0;  // sum |W_i| |x_i|, of the last product
+    const auto multiply = [&](matrix_view<const float> in, matrix_view<float> out) {
+      parts_norm = 0.0;
+      t_.multiply(in, out, kernels::context{},
+                  [&](index_t part, matrix_view<const float> a, matrix_view<float> y) {
+                    const auto& p = t_.part(part);
+                    parts_norm += norm(value_bits(p)) * norm_of(a);
+                    exact_product(a, value_bits(p), p.shape(), [&](index_t t, index_t r, double v) {
+                      y(t, r) = static_cast<float>(v);
+                    });
+                  });
+    };
+    guarded_matrix last({1, shape.rows});
+    multiply(inputs.middle_rows({tokens - 1, tokens}), last.view());
+    guarded_matrix whole({tokens, shape.rows});
+    multiply(inputs, whole.view());
+    bool same = true;
+    for (index_t r = 0; r < shape.rows; ++r) same &= last.bits(0, r) == whole.bits(tokens - 1, r);
+    report("parts_keep_tokens_apart", same, "the last of ", tokens, " tokens alone is another");
+    report("multiply_writes_inside", whole.is_intact() && last.is_intact(),
+           "elements around the output were written");
+    report("multiply_keeps_inputs", x == before, "the inputs were written");
+
+    const auto w = value_bits(t_);
+    double squares = 0.0;
+    exact_product(inputs, w, shape, [&](index_t t, index_t r, double v) {
+      const double d = v - static_cast<double>(std::bit_cast<float>(whole.bits(t, r)));
+      squares += d * d;
+    });
+    const double bound = 64 * 0x1p-24 * (norm(w) * norm_of(inputs) + parts_norm) +
+                         0x1p-149 * static_cast<double>(tokens * shape.size());
+    report("parts_are_the_values", std::sqrt(squares) <= bound, "the product is off by ",
+           std::sqrt(squares), ", more than ", bound);
+  }
+
+  /// Calls set(token, row, sum of x w) with sums in double; w as value_bits() has it.
+  template <class Set>
+  static void exact_product(matrix_view<const float> x, const std::vector<std::uint32_t>& w,
+                            shape2 shape, Set&& set) {
+    for (index_t t = 0; t < x.rows(); ++t) {
+      for (index_t r = 0; r < shape.rows; ++r) {
+        double sum = 0.0;
+        for (index_t c = 0; c < shape.cols; ++c) {
+          sum += static_cast<double>(x(t, c)) *
+                 static_cast<double>(std::bit_cast<float>(w[r * shape.cols + c]));
+        }
+        set(t, r, sum);
+      }
+    }
+  }
+  [[nodiscard]] static double norm(const std::vector<std::uint32_t>& bits) {
+    double sum = 0.0;
+    for (const std::uint32_t b : bits) {
+      const auto v = static_cast<double>(std::bit_cast<float>(b));
+      sum += v * v;
+    }
+    return std::sqrt(sum);
+  }
+  [[nodiscard]] static double norm_of(matrix_view<const float> x) {
+    double sum = 0.0;
+    for (index_t t = 0; t < x.rows(); ++t) {
+      for (const float v : x.row(t)) sum += static_cast<double>(v) * static_cast<double>(v);
+    }
+    return std::sqrt(sum);
+  }
+
   findings& list_;
   std::string prefix_;
   const T& t_;
@@ -502,8 +584,8 @@ void append_tensor_checks(findings& list, std::string prefix, const T& t) {
 /// buffers whose extents, bytes and storage_bits() agree; dequantize() of any row range, inside its
 /// output only; refusals of what does not fit; the way through buffers and back; moves and copies;
 /// missing and damaged buffers; for bit_serial_operand, planes that are the values; for
-/// plane_sum_operand, a form and levels that are; and for input_transformed_operand, a transform
-/// and a base that are.
+/// plane_sum_operand, a form and levels that are; for input_transformed_operand, a transform and a
+/// base that are; and for composite_operand, parts whose products are the product.
 template <quantized_tensor T>
 [[nodiscard]] findings check_tensor(const T& t) {
   findings list;

@@ -1,5 +1,5 @@
-// The conformance suite sees what is wrong with a tensor of transformed inputs, and the concept
-// accepts what it names and nothing less.
+// The conformance suite sees what is wrong with a tensor of transformed inputs and with one made of
+// parts, and the concepts accept what they name and nothing less.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -24,6 +24,10 @@ enum class fault {
   ignores_stride,
   accepts_other_columns,
   accepts_other_tokens,
+  multiply_forgets_the_map,
+  multiply_mixes_tokens,
+  multiply_ignores_stride,
+  no_parts,
 };
 
 /// Columns reversed. Which promise it breaks is told from outside, so that copies break it, too.
@@ -42,9 +46,9 @@ class reversed {
     return reversed(decorators::permuted<archetype_tensor>::from_buffers(shape, params, source));
   }
 
-  static constexpr std::string_view transform_name() { return "reversed"; }
   [[nodiscard]] const archetype_tensor& base() const { return t_.base(); }
-  void transform_inputs(matrix_view<const float> x, matrix_view<float> out) const {
+  void transform_inputs(matrix_view<const float> x, matrix_view<float> out,
+                        const kernels::context&) const {
     LOWBIT_CHECK(x.cols() == out.cols() || broken == fault::accepts_other_columns, shape,
                  "columns");
     LOWBIT_CHECK(x.rows() == out.rows() || broken == fault::accepts_other_tokens, shape, "tokens");
@@ -60,10 +64,31 @@ class reversed {
     }
   }
 
+  using part_type = archetype_tensor;
+  [[nodiscard]] index_t parts() const { return broken == fault::no_parts ? 0 : 1; }
+  [[nodiscard]] const archetype_tensor& part(index_t) const { return t_.base(); }
+  static constexpr std::string_view product_step() { return "reversed inputs"; }
+  template <class Product>
+  void multiply(matrix_view<const float> x, matrix_view<float> y, const kernels::context&,
+                const Product& product) const {
+    std::vector<float> values(x.rows() * x.cols());
+    const matrix_view<float> in(values.data(), x.rows(), x.cols());
+    for (index_t r = 0; r < x.rows(); ++r) {
+      const index_t from = broken == fault::multiply_mixes_tokens ? 0 : r;
+      for (index_t c = 0; c < x.cols(); ++c) {
+        in(r, c) = x(from, broken == fault::multiply_forgets_the_map ? c : x.cols() - 1 - c);
+      }
+    }
+    product(
+        index_t{0}, in,
+        broken == fault::multiply_ignores_stride ? matrix_view(y.data(), y.rows(), y.cols()) : y);
+  }
+
  private:
   decorators::permuted<archetype_tensor> t_;
 };
 static_assert(input_transformed_operand<reversed>);
+static_assert(composite_operand<reversed>);
 
 // -- the concept ----------------------------------------------------------------------------------
 
@@ -79,12 +104,23 @@ struct with_number_as_base : reversed {
   static with_number_as_base from_buffers(shape2, const format::params&, buffer_source&);
 };
 struct without_transform : reversed {
-  void transform_inputs(matrix_view<const float>, matrix_view<float>) const = delete;
+  void transform_inputs(matrix_view<const float>, matrix_view<float>,
+                        const kernels::context&) const = delete;
   static without_transform from_buffers(shape2, const format::params&, buffer_source&);
 };
-struct without_transform_name : reversed {
-  static void transform_name();
-  static without_transform_name from_buffers(shape2, const format::params&, buffer_source&);
+
+static_assert(!composite_operand<archetype_tensor>, "a refinement is not required");
+struct without_multiply : reversed {
+  void multiply() const = delete;
+  static without_multiply from_buffers(shape2, const format::params&, buffer_source&);
+};
+struct without_part : reversed {
+  void part(index_t) const;
+  static without_part from_buffers(shape2, const format::params&, buffer_source&);
+};
+struct without_step : reversed {
+  static void product_step();
+  static without_step from_buffers(shape2, const format::params&, buffer_source&);
 };
 
 std::vector<std::string> failed_checks(fault which) {
@@ -108,9 +144,15 @@ std::vector<std::string> failed_checks(fault which) {
 using namespace transformed_mutants;  // NOLINT: the names are this file's
 
 TEMPLATE_TEST_CASE("an operand with one member missing or wrong is none", "", without_base,
-                   with_number_as_base, without_transform, without_transform_name) {
+                   with_number_as_base, without_transform) {
   STATIC_REQUIRE(quantized_tensor<TestType>);
   STATIC_REQUIRE_FALSE(input_transformed_operand<TestType>);
+}
+
+TEMPLATE_TEST_CASE("a composite with one member missing or wrong is none", "", without_multiply,
+                   without_part, without_step) {
+  STATIC_REQUIRE(quantized_tensor<TestType>);
+  STATIC_REQUIRE_FALSE(composite_operand<TestType>);
 }
 
 TEST_CASE("check_tensor reports each fault of transformed inputs by its name") {
@@ -125,6 +167,10 @@ TEST_CASE("check_tensor reports each fault of transformed inputs by its name") {
   CHECK(reports(fault::ignores_stride, "transform_writes_inside"));
   CHECK(reports(fault::accepts_other_columns, "transform_refuses_other_columns"));
   CHECK(reports(fault::accepts_other_tokens, "transform_refuses_other_tokens"));
+  CHECK(reports(fault::multiply_forgets_the_map, "parts_are_the_values"));
+  CHECK(reports(fault::multiply_mixes_tokens, "parts_keep_tokens_apart"));
+  CHECK(reports(fault::multiply_ignores_stride, "multiply_writes_inside"));
+  CHECK(reports(fault::no_parts, "has_parts"));
 }
 
 TEST_CASE("format names are snake_case words joined by dots") {

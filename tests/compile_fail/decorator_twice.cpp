@@ -1,13 +1,13 @@
-// A tensor has each transform once: twice the same one would store two params and two buffers of
+// A tensor has each decorator once: twice the same one would store two params and two buffers of
 // one name.
 //
-// expect: a tensor has each transform once
+// expect: a tensor has each decorator once
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
 #include "lowbit/testing/archetype.hpp"
 
-using namespace lowbit::inputs;
+using namespace lowbit::decorators;
 using once = rotated<permuted<lowbit::testing::archetype_tensor>>;
 
 #if LOWBIT_SHOULD_FAIL

@@ -1,0 +1,82 @@
+// core/tensor_ref.hpp: any quantized tensor, by reference: what does not depend on its type. Layer
+// L1.
+//
+// For code that reads, judges or writes tensors of many types (decorators multiply them): compiled
+// once, not once per type. Products are not here: they need the type.
+#pragma once
+
+#include <memory>
+
+#include "lowbit/core/quantized_tensor.hpp"
+
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
+
+/// A non-owning reference to a quantized_tensor. Valid only while the tensor lives. As thread-safe
+/// as the tensor's const functions.
+class tensor_ref {
+ public:
+  template <quantized_tensor T>
+  tensor_ref(const T& tensor) noexcept  // NOLINT: implicit on purpose
+      : object_(std::addressof(tensor)), functions_(&functions_of<T>) {}
+
+  [[nodiscard]] std::string_view format_name() const noexcept { return functions_->name; }
+  [[nodiscard]] std::uint32_t format_version() const noexcept { return functions_->version; }
+  /// Visits the params; what the visitor writes is lost.
+  void describe_params(params_visitor& visitor) const { functions_->describe(object_, visitor); }
+
+  // As in the concept.
+  [[nodiscard]] shape2 shape() const { return functions_->shape(object_); }
+  [[nodiscard]] std::uint64_t storage_bits() const { return functions_->storage_bits(object_); }
+  void dequantize(row_range rows, matrix_view<float> out) const {
+    functions_->dequantize(object_, rows, out);
+  }
+  void for_each_buffer(buffer_visitor& visitor) const {
+    functions_->for_each_buffer(object_, visitor);
+  }
+  /// As in row_coupled_tensor; 1 for others.
+  [[nodiscard]] index_t coupled_rows() const { return functions_->coupled_rows(object_); }
+
+ private:
+  struct functions {
+    std::string_view name;
+    std::uint32_t version;
+    void (*describe)(const void*, params_visitor&);
+    shape2 (*shape)(const void*);
+    std::uint64_t (*storage_bits)(const void*);
+    void (*dequantize)(const void*, row_range, matrix_view<float>);
+    void (*for_each_buffer)(const void*, buffer_visitor&);
+    index_t (*coupled_rows)(const void*);
+  };
+
+  template <class T>
+  [[nodiscard]] static const T& as(const void* object) noexcept {
+    return *static_cast<const T*>(object);
+  }
+
+  template <class T>
+  static constexpr functions functions_of{
+      .name = T::format::name,
+      .version = T::format::version,
+      .describe =
+          [](const void* object, params_visitor& visitor) {
+            auto params = as<T>(object).params();
+            T::format::describe(params, visitor);
+          },
+      .shape = [](const void* object) { return as<T>(object).shape(); },
+      .storage_bits = [](const void* object) { return as<T>(object).storage_bits(); },
+      .dequantize = [](const void* object, row_range rows,
+                       matrix_view<float> out) { as<T>(object).dequantize(rows, out); },
+      .for_each_buffer = [](const void* object,
+                            buffer_visitor& v) { as<T>(object).for_each_buffer(v); },
+      .coupled_rows =
+          [](const void* object) {
+            if constexpr (row_coupled_tensor<T>) return as<T>(object).coupled_rows();
+            return index_t{1};
+          },
+  };
+
+  const void* object_;
+  const functions* functions_;
+};
+
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE
