@@ -90,7 +90,7 @@ TEST_CASE("hadamard_rows is its definition with every variant") {
 }
 
 TEST_CASE("hadamard_rows gives the same bits with any workers and scratch") {
-  test::backwards_executor backwards;
+  test::backwards_executor backwards(3);
   kernels::workspace scratch;
   context ctx = context::best();
   ctx.threads = &backwards;
