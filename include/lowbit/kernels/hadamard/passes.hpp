@@ -52,7 +52,7 @@ LOWBIT_ALWAYS_INLINE T hidden_register(T x) noexcept {
 
 /// The stages between registers, of distance Half = 1, 2, ... below Count registers. Adders and
 /// multipliers are units of their own (Zen) or the adders are the scarce ones (Haswell), so that
-/// a quarter of all sums goes through the latter; more of them is slower (README.md).
+/// some differences go through the latter: which ones is measured (README.md).
 template <index_t Count, index_t Half = 1>
 LOWBIT_ALWAYS_INLINE void register_stages(vec* r, vec minus) noexcept {
   if constexpr (Half < Count) {
@@ -61,7 +61,7 @@ LOWBIT_ALWAYS_INLINE void register_stages(vec* r, vec minus) noexcept {
       const vec a = r[low];
       const vec b = r[low + Half];
       r[low] = add(a, b);
-      if constexpr (mixes_fma && Count > 4 && i % 2 == 0) {
+      if constexpr (mixes_fma && Count > 4 && (Half == 1 || i % 2 == 0)) {
         r[low + Half] = multiply_add(b, minus, a);
       } else {
         r[low + Half] = subtract(a, b);
@@ -71,17 +71,11 @@ LOWBIT_ALWAYS_INLINE void register_stages(vec* r, vec minus) noexcept {
   }
 }
 
-/// The first Stages stages inside each of Count registers, for four at a time: one after the other
-/// they wait for each other, all at a time they leave no registers for partners.
+/// The first Stages stages inside each of Count registers, stage by stage.
 template <unsigned Stages, index_t Count>
 LOWBIT_ALWAYS_INLINE void lane_stages(vec* r, const vec* constants) noexcept {
-  constexpr index_t group = Count < 4 ? Count : 4;
-  repeat<Count / group>([&](auto g) LOWBIT_INLINE_LAMBDA {
-    repeat<Stages>([&](auto s) LOWBIT_INLINE_LAMBDA {
-      repeat<group>([&](auto i) LOWBIT_INLINE_LAMBDA {
-        r[g * group + i] = lane_stage<s>(r[g * group + i], constants);
-      });
-    });
+  repeat<Stages>([&](auto s) LOWBIT_INLINE_LAMBDA {
+    repeat<Count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = lane_stage<s>(r[i], constants); });
   });
 }
 
@@ -90,61 +84,75 @@ LOWBIT_ALWAYS_INLINE std::uint64_t sign_bits(const std::uint64_t* signs, index_t
   return signs[element / 64] >> (element % 64);
 }
 
-/// Changes signs by those from `element` on, a multiple of the elements of a register; register i
-/// holds those from i * stride on.
-template <index_t Count>
+/// Changes the signs of Count registers, First and following of those that lie one after the other
+/// from `element` on.
+template <index_t First, index_t Count>
 LOWBIT_ALWAYS_INLINE void flip_registers(vec* r, const std::uint64_t* signs, index_t element,
-                                         index_t stride) noexcept {
-  repeat<Count>([&](auto i) LOWBIT_INLINE_LAMBDA {
-    r[i] = flip(r[i], sign_bits(signs, element + i * stride));
-  });
+                                         std::bool_constant<true> /*begins a word*/) noexcept {
+  const std::uint64_t* const words = signs + element / 64;
+  repeat<Count>([&](auto i)
+                    LOWBIT_INLINE_LAMBDA { r[i] = flip_at<(First + i) * lanes>(r[i], words); });
 }
-/// The same of registers that lie one after the other.
-template <index_t Count>
-LOWBIT_ALWAYS_INLINE void flip_registers(vec* r, const std::uint64_t* signs,
-                                         index_t element) noexcept {
-  if constexpr (Count * lanes % 64 == 0) {
-    const std::uint64_t* const words = signs + element / 64;
-    repeat<Count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = flip_at<i * lanes>(r[i], words); });
-  } else {
-    flip_registers<Count>(r, signs, element, lanes);
-  }
+template <index_t First, index_t Count>
+LOWBIT_ALWAYS_INLINE void flip_registers(vec* r, const std::uint64_t* signs, index_t element,
+                                         std::bool_constant<false>) noexcept {
+  repeat<Count>([&](auto i) LOWBIT_INLINE_LAMBDA {
+    r[i] = flip(r[i], sign_bits(signs, element + (First + i) * lanes));
+  });
 }
 
 /// `tiles` tiles of 2^LogRegisters registers, one after the other; element is where they begin
-/// among those that have signs.
-template <unsigned LogRegisters>
-inline void contiguous_pass(const hadamard_blocks_args& a, const float* x, float* y, index_t tiles,
-                            index_t element, bool is_last) noexcept {
+/// among those that have signs. Not inlined, like strided_pass(): among others its constants would
+/// not stay in registers.
+template <unsigned LogRegisters, bool SignsBefore>
+__attribute__((noinline)) void contiguous_pass(const hadamard_blocks_args& a, const float* x,
+                                               float* y, index_t tiles, index_t element,
+                                               bool is_last) noexcept {
   constexpr index_t count = index_t{1} << LogRegisters;
   constexpr index_t tile = count * lanes;
+  constexpr index_t group = count < 8 ? count : 8;  // as many as wait for each other and no more
+  constexpr std::bool_constant<tile % 64 == 0> in_words;
   vec constants[log2_lanes];
   lane_constants(constants);
   const vec scale = splat(a.scale);
   const vec minus = hidden_register(splat(-1.0F));
   for (index_t t = 0; t < tiles; ++t, x += tile, y += tile, element += tile) {
     vec r[count];
-    repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = load(x + i * lanes); });
-    if (a.signs_before != nullptr) {
-      flip_registers<count>(r, a.signs_before, element);
-    }
-    lane_stages<log2_lanes, count>(r, constants);
+    repeat<count / group>([&](auto g) LOWBIT_INLINE_LAMBDA {
+      constexpr index_t first = g * group;
+      repeat<group>([&](auto i)
+                        LOWBIT_INLINE_LAMBDA { r[first + i] = load(x + (first + i) * lanes); });
+      if constexpr (SignsBefore) {
+        flip_registers<first, group>(r + first, a.signs_before, element, in_words);
+      }
+      lane_stages<log2_lanes, group>(r + first, constants);
+    });
     register_stages<count>(r, minus);
     if (is_last) {
       repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = multiply(r[i], scale); });
       if (a.signs_after != nullptr) {
-        flip_registers<count>(r, a.signs_after, element);
+        flip_registers<0, count>(r, a.signs_after, element, in_words);
       }
     }
     repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { store(y + i * lanes, r[i]); });
   }
 }
+template <unsigned LogRegisters>
+LOWBIT_ALWAYS_INLINE void contiguous_pass(const hadamard_blocks_args& a, const float* x, float* y,
+                                          index_t tiles, index_t element, bool is_last) noexcept {
+  if (a.signs_before != nullptr) {
+    contiguous_pass<LogRegisters, true>(a, x, y, tiles, element, is_last);
+  } else {
+    contiguous_pass<LogRegisters, false>(a, x, y, tiles, element, is_last);
+  }
+}
 
 /// The stages of distance stride, 2 * stride, ..., 2^(LogRegisters - 1) * stride of `size`
 /// elements.
-template <unsigned LogRegisters>
-inline void strided_pass(const hadamard_blocks_args& a, float* y, index_t size, index_t stride,
-                         index_t element, bool is_last) noexcept {
+template <unsigned LogRegisters, bool SignsAfter>
+__attribute__((noinline)) void strided_pass(const hadamard_blocks_args& a, float* y, index_t size,
+                                            index_t stride, index_t element,
+                                            bool is_last) noexcept {
   constexpr index_t count = index_t{1} << LogRegisters;
   constexpr index_t fours = (count + 3) / 4;  // pointers, 4 strides apart
   const vec scale = splat(a.scale);
@@ -164,13 +172,25 @@ inline void strided_pass(const hadamard_blocks_args& a, float* y, index_t size, 
       register_stages<count>(r, minus);
       if (is_last) {
         repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { r[i] = multiply(r[i], scale); });
-        if (a.signs_after != nullptr) {
-          flip_registers<count>(r, a.signs_after, element + begin + c, stride);
+        if constexpr (SignsAfter) {
+          repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA {
+            r[i] = flip(r[i], sign_bits(a.signs_after, element + begin + c + i * stride));
+          });
         }
       }
       repeat<count>([&](auto i) LOWBIT_INLINE_LAMBDA { store(row(i), r[i]); });
       repeat<fours>([&](auto f) LOWBIT_INLINE_LAMBDA { rows[f] += lanes; });
     }
+  }
+}
+
+template <unsigned LogRegisters>
+LOWBIT_ALWAYS_INLINE void strided_pass(const hadamard_blocks_args& a, float* y, index_t size,
+                                       index_t stride, index_t element, bool is_last) noexcept {
+  if (is_last && a.signs_after != nullptr) {
+    strided_pass<LogRegisters, true>(a, y, size, stride, element, true);
+  } else {
+    strided_pass<LogRegisters, false>(a, y, size, stride, element, is_last);
   }
 }
 
