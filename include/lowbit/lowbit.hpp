@@ -18,7 +18,9 @@
 #include "lowbit/kernels/bit_gemm/driver.hpp"   // IWYU pragma: export
 #include "lowbit/kernels/code_gemm/driver.hpp"  // IWYU pragma: export
 #include "lowbit/kernels/dense/driver.hpp"      // IWYU pragma: export
+#include "lowbit/kernels/hadamard/driver.hpp"   // IWYU pragma: export
 #include "lowbit/linalg/cholesky.hpp"           // IWYU pragma: export
+#include "lowbit/linalg/hadamard.hpp"           // IWYU pragma: export
 #include "lowbit/ops/dequantize.hpp"            // IWYU pragma: export
 #include "lowbit/ops/evaluate.hpp"              // IWYU pragma: export
 #include "lowbit/ops/matmul.hpp"                // IWYU pragma: export
