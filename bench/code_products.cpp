@@ -11,6 +11,7 @@
 #include "lowbit/core/half.hpp"
 #include "lowbit/core/random.hpp"
 #include "lowbit/kernels/code_gemm/driver.hpp"
+#include "lowbit/kernels/sparse/driver.hpp"
 #include "packed_product.hpp"
 
 namespace bench {
@@ -93,22 +94,55 @@ float one_output(const random_codes& w, const code_format& format,
   return x.steps(0)[token] * y;
 }
 
+/// Normal values at random places.
+lowbit::layout::sparse_matrix random_outliers(const code_product& p) {
+  const lowbit::shape2 shape{p.shape.rows, p.shape.cols};
+  std::vector<index_t> places;
+  std::vector<float> values;
+  for (index_t i = 0; p.outliers > 0.0 && i < shape.size(); ++i) {
+    if (static_cast<double>(lowbit::random_uniform(8, i)) >= p.outliers) continue;
+    places.push_back(i);
+    values.push_back(lowbit::random_normal(9, i));
+  }
+  return {shape, places, values};
+}
+
 struct packed_copies {
   random_codes weights;
+  lowbit::layout::sparse_matrix outliers;
   std::vector<kernels::packed_codes> copies;
+  std::vector<kernels::packed_sparse> sparse_copies;  // as many
 };
 
 struct product_state : packed_product {
   product_state(std::shared_ptr<packed_copies> from, const code_product& p,
                 const code_gemm_kernel& kernel)
-      : packed_product(from->copies, p.shape, kernel), weights(std::move(from)), format(p.format) {}
+      : packed_product(from->copies, p.shape, kernel), weights(std::move(from)), format(p.format) {
+    ctx.scratch = &scratch;
+  }
+
+  void run() {
+    const kernels::packed_sparse& sparse = weights->sparse_copies[next];
+    packed_product::run();
+    kernels::add_sparse_product(inputs(), sparse, outputs(), ctx);
+  }
+  [[nodiscard]] double weight_bytes() const {
+    const auto& sparse = weights->sparse_copies[0];
+    return packed_product::weight_bytes() +
+           (sparse.count() == 0 ? 0.0 : static_cast<double>(sparse.size_bytes()));
+  }
 
   [[nodiscard]] std::string check() {
     const kernels::int8_activations scalar(
         inputs(), {.bits = 8, .group_size = copies[0].runs().group_size()}, {.allowed = cpu::none});
     for (index_t i = 0; i < sampled_output::count; ++i) {
       const auto [t, n] = sampled_output::number(i, shape);
-      const float expected = one_output(weights->weights, format, scalar, t, n);
+      float expected = one_output(weights->weights, format, scalar, t, n);
+      float sum = 0.0F;
+      weights->outliers.for_each({n, n + 1}, [&, token = t](index_t, index_t k, lowbit::float16 v) {
+        sum = std::fma(lowbit::to_float(v), inputs()(token, k), sum);
+      });
+      expected += sum;
       const float found = outputs()(t, n);
       if (!(found == expected)) {
         return message("wrong: output [", t, ", ", n, "] is ", found, ", not ", expected);
@@ -119,16 +153,19 @@ struct product_state : packed_product {
 
   std::shared_ptr<packed_copies> weights;
   code_format format;
+  kernels::workspace scratch;
 };
 
 prepared_product prepare(const code_product& p, const code_gemm_kernel& kernel) {
-  auto shared = cached(message(p.format_name, "/w", p.format.bits, "x", p.format.planes, "/N",
-                               p.shape.rows, "_K", p.shape.cols, p.cold ? "/cold" : "/warm"),
-                       [&] {
-                         packed_copies made{random_codes(p), {}};
-                         made.copies = copy_packed(made.weights.pack(), p.cold);
-                         return made;
-                       });
+  auto shared =
+      cached(message(p.format_name, "/w", p.format.bits, "x", p.format.planes, "/N", p.shape.rows,
+                     "_K", p.shape.cols, p.cold ? "/cold" : "/warm"),
+             [&] {
+               packed_copies made{random_codes(p), random_outliers(p), {}, {}};
+               made.copies = copy_packed(made.weights.pack(), p.cold);
+               made.sparse_copies.assign(made.copies.size(), kernels::packed_sparse(made.outliers));
+               return made;
+             });
   const auto state = std::make_shared<product_state>(std::move(shared), p, kernel);
   return {.run = [state] { state->run(); },
           .check = [state] { return state->check(); },
@@ -190,6 +227,13 @@ code_product plane_product(unsigned planes, index_t group_size, product_shape sh
   p.format.planes = planes;
   p.format.code_step = 2;
   p.format.zero = 1;
+  return p;
+}
+
+code_product with_outliers(code_product p, double share) {
+  p.family = "with_outliers";
+  p.outliers = share;
+  p.format_name = message(p.format_name, "_o", share);
   return p;
 }
 

@@ -36,6 +36,7 @@ struct code_product {
   index_t group_size;
   product_shape shape;
   bool cold;
+  double outliers = 0.0;  ///< share of the weights that are stored apart and added (kernels/sparse)
 };
 
 /// Codes of `bits` bits around their middle, with an fp16 scale per group (family code_gemm).
@@ -49,6 +50,9 @@ struct code_product {
 /// `planes` vectors of +-1, each with an fp16 scale per group (family plane_gemm).
 [[nodiscard]] code_product plane_product(unsigned planes, index_t group_size, product_shape shape,
                                          bool cold);
+
+/// The product with a share of the weights stored apart (family with_outliers).
+[[nodiscard]] code_product with_outliers(code_product p, double share);
 
 /// Registers a product once for every kernel that takes its format. The outputs are compared with
 /// the contract's arithmetic, computed from the codes themselves, with ==.

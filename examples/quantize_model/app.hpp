@@ -105,7 +105,7 @@ class app {
           lowbit::detail::message("Parameters of format ", lowbit::format_of<Q>::name);
       add_field_options<Q>(command, group, fields_);
     });
-    add_field_options<lowbit::ptq::recipe>(command, "Recipe", fields_);
+    add_field_options<treatment>(command, "Recipe", fields_);
     command.callback([this] {
       with_format(format_, [this]<class Q>(std::type_identity<Q>) {
         quantize(make_configuration<Q>(fields_));
@@ -150,7 +150,7 @@ class app {
       });
       std::printf("recipe: with any format that has groups of levels\n");
       table fields({"  parameter", "values", "default", "meaning"});
-      for (const field_text& f : list_fields(lowbit::ptq::recipe{})) {
+      for (const field_text& f : list_fields(treatment{})) {
         fields.add({"  " + f.name, f.values, f.value, f.help});
       }
       fields.print(stdout);

@@ -14,6 +14,16 @@
 
 #include "lowbit/core/quantizer.hpp"
 #include "lowbit/ptq/recipe.hpp"
+#include "lowbit/ptq/replicate.hpp"
+
+namespace quantize_model {
+/// Whether matrices are stored several times, and how.
+enum class replicate_mode : std::uint8_t { none, residual, dither, shifted };
+}  // namespace quantize_model
+
+template <>
+inline constexpr std::string_view lowbit::enum_names<quantize_model::replicate_mode>[] = {
+    "none", "residual", "dither", "shifted"};
 
 namespace quantize_model {
 
@@ -62,10 +72,24 @@ class field_lister final : public lowbit::params_visitor {
   std::vector<field_text> fields_;
 };
 
-/// Sets the fields that `texts` names; the others keep their values.
+/// Sets the fields that `texts` names; the others keep their values. A number may end in %, and
+/// "a = b=1" is another way to write "a_b = 1", "a = b:1" one to write "a = b, a_extra = 1".
 class field_setter final : public lowbit::params_visitor {
  public:
-  explicit field_setter(const field_texts& texts) : texts_(texts) {}
+  explicit field_setter(const field_texts& texts) {
+    for (const auto& [name, text] : texts) {
+      const auto equals = text.find('=');
+      const auto colon = text.find(':');
+      if (equals != std::string::npos) {
+        texts_[name + "_" + text.substr(0, equals)] = text.substr(equals + 1);
+      } else if (colon != std::string::npos) {
+        texts_[name] = text.substr(0, colon);
+        texts_[name + "_extra"] = text.substr(colon + 1);
+      } else {
+        texts_[name] = text;
+      }
+    }
+  }
 
   void integer(lowbit::field f, std::int64_t& value, std::int64_t, std::int64_t) override {
     parse_number(f, value);
@@ -101,25 +125,56 @@ class field_setter final : public lowbit::params_visitor {
   void parse_number(lowbit::field f, Number& value) {
     const std::string* const text = find(f);
     if (text == nullptr) return;
-    const char* const end = text->data() + text->size();
+    const bool percent = std::is_same_v<Number, double> && !text->empty() && text->back() == '%';
+    const char* const end = text->data() + text->size() - (percent ? 1 : 0);
     const auto [stop, failure] = std::from_chars(text->data(), end, value);
     LOWBIT_CHECK(failure == std::errc{} && stop == end, value, f.name, " = '", *text,
                  "' is not a number");
+    if (percent) value /= static_cast<Number>(100);
   }
 
-  const field_texts& texts_;
+  field_texts texts_;
   std::vector<std::string> seen_;
 };
 
-/// A quantizer and what is done around it: one flat list of fields.
+/// What is done around a quantizer: one flat list of fields.
+struct treatment {
+  lowbit::ptq::recipe recipe = {};
+  replicate_mode replicate = replicate_mode::none;
+  unsigned replicate_extra = 1;      ///< beside the first
+  std::uint32_t replicate_seed = 0;  ///< of dither
+
+  static void describe(treatment& t, lowbit::params_visitor& v) {
+    lowbit::ptq::recipe::describe(t.recipe, v);
+    v({"replicate",
+       "store each matrix several times: what the ones before have left (residual:1 is one more), "
+       "or the mean of shifted grids"},
+      t.replicate);
+    v({"replicate_extra", "matrices beside the first"}, t.replicate_extra, 1U, 15U);
+    v({"replicate_seed", "of dither"}, t.replicate_seed, std::uint32_t{0},
+      std::numeric_limits<std::uint32_t>::max());
+  }
+
+  /// Read where there are replicas.
+  [[nodiscard]] lowbit::ptq::replicate_options replicas() const {
+    using lowbit::ptq::replication;
+    return {.mode = replicate == replicate_mode::dither    ? replication::dither
+                    : replicate == replicate_mode::shifted ? replication::shifted
+                                                           : replication::residual,
+            .replicas = replicate_extra + 1,
+            .seed = replicate_seed};
+  }
+};
+
+/// A quantizer and what is done around it.
 template <lowbit::quantizer Q>
 struct configuration {
   Q quantizer = {};
-  lowbit::ptq::recipe recipe = {};
+  treatment around = {};
 
   static void describe(configuration& c, lowbit::params_visitor& v) {
     Q::describe(c.quantizer, v);
-    lowbit::ptq::recipe::describe(c.recipe, v);
+    treatment::describe(c.around, v);
   }
 };
 
@@ -142,7 +197,7 @@ template <class Described>
 }
 
 /// "uniform: bits=4, group_size=64, ...": for titles, reports and provenance. All fields of the
-/// quantizer, and those of the recipe that are not as they are by default.
+/// quantizer, and those of the treatment that are not as they are by default.
 template <lowbit::quantizer Q>
 [[nodiscard]] std::string describe_configuration(const configuration<Q>& c) {
   std::string text(lowbit::format_of<Q>::name);
@@ -152,8 +207,8 @@ template <lowbit::quantizer Q>
     separator = ", ";
   };
   for (const field_text& f : list_fields(c.quantizer)) append(f);
-  const auto defaults = list_fields(lowbit::ptq::recipe{});
-  const auto fields = list_fields(c.recipe);
+  const auto defaults = list_fields(treatment{});
+  const auto fields = list_fields(c.around);
   for (std::size_t i = 0; i < fields.size(); ++i) {
     if (fields[i].value != defaults[i].value) append(fields[i]);
   }

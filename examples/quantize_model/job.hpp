@@ -300,7 +300,7 @@ class quantization_job {
     try {
       const auto ctx = lowbit::kernels::context::best();
       const float_matrix weights(*item.tensor);
-      const layer_inputs known = read_inputs(item, how_.recipe, options_, ctx);
+      const layer_inputs known = read_inputs(item, how_.around.recipe, options_, ctx);
       const auto sink = [&](lowbit::tensor_ref tensor, const lowbit::ptq::outcome&) {
         tensor_result result = judge(item, weights.view(), known, tensor);
         result.seconds = seconds_since(start);
@@ -308,13 +308,20 @@ class quantization_job {
       };
       if constexpr (lowbit::groupwise_quantizer<Q>) {
         step_listener listener(progress_, item.tensor->name);
-        lowbit::ptq::quantize_by_recipe(how_.recipe, how_.quantizer, weights.view(),
-                                        known.knowledge(), ctx, sink, &listener);
+        const auto run = [&](const auto& quantizer) {
+          lowbit::ptq::quantize_by_recipe(how_.around.recipe, quantizer, weights.view(),
+                                          known.knowledge(), ctx, sink, &listener);
+        };
+        if (how_.around.replicate == replicate_mode::none) {
+          run(how_.quantizer);
+        } else {
+          run(lowbit::ptq::replicating<Q>{how_.quantizer, how_.around.replicas()});
+        }
       } else {
-        LOWBIT_CHECK(
-            !how_.recipe.needs_calibration() && how_.recipe.rotate == lowbit::ptq::rotation::none,
-            value, "format '", lowbit::format_of<Q>::name,
-            "' has no groups of levels, which feedback, refine, scale and rotate need");
+        LOWBIT_CHECK(how_.around.replicate == replicate_mode::none &&
+                         how_.around.recipe == lowbit::ptq::recipe{},
+                     value, "format '", lowbit::format_of<Q>::name,
+                     "' has no groups of levels, which the steps of a recipe need");
         sink(how_.quantizer.quantize(weights.view(), {.importance = known.importance}),
              lowbit::ptq::outcome{});
       }

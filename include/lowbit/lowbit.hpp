@@ -10,24 +10,36 @@
 #include "lowbit/core/random.hpp"                 // IWYU pragma: export
 #include "lowbit/cpu/caches.hpp"                  // IWYU pragma: export
 #include "lowbit/cpu/features.hpp"                // IWYU pragma: export
-#include "lowbit/decorators/output_rotated.hpp"
-#include "lowbit/decorators/permuted.hpp"       // IWYU pragma: export
-#include "lowbit/decorators/rotated.hpp"        // IWYU pragma: export
-#include "lowbit/decorators/scaled.hpp"         // IWYU pragma: export
-#include "lowbit/formats/all.hpp"               // IWYU pragma: export
-#include "lowbit/kernels/bit_gemm/driver.hpp"   // IWYU pragma: export
-#include "lowbit/kernels/code_gemm/driver.hpp"  // IWYU pragma: export
-#include "lowbit/kernels/dense/driver.hpp"      // IWYU pragma: export
-#include "lowbit/kernels/hadamard/driver.hpp"   // IWYU pragma: export
-#include "lowbit/linalg/cholesky.hpp"           // IWYU pragma: export
-#include "lowbit/linalg/hadamard.hpp"           // IWYU pragma: export
-#include "lowbit/ops/dequantize.hpp"            // IWYU pragma: export
-#include "lowbit/ops/evaluate.hpp"              // IWYU pragma: export
-#include "lowbit/ops/matmul.hpp"                // IWYU pragma: export
-#include "lowbit/ops/pack.hpp"                  // IWYU pragma: export
-#include "lowbit/ops/transform_inputs.hpp"      // IWYU pragma: export
-#include "lowbit/ptq/recipe.hpp"                // IWYU pragma: export
-#include "lowbit/version.hpp"                   // IWYU pragma: export
+#include "lowbit/decorators/output_rotated.hpp"   // IWYU pragma: export
+#include "lowbit/decorators/permuted.hpp"         // IWYU pragma: export
+#include "lowbit/decorators/replicated.hpp"       // IWYU pragma: export
+#include "lowbit/decorators/rotated.hpp"          // IWYU pragma: export
+#include "lowbit/decorators/scaled.hpp"           // IWYU pragma: export
+#include "lowbit/decorators/with_outliers.hpp"    // IWYU pragma: export
+#include "lowbit/formats/all.hpp"                 // IWYU pragma: export
+#include "lowbit/kernels/bit_gemm/driver.hpp"     // IWYU pragma: export
+#include "lowbit/kernels/code_gemm/driver.hpp"    // IWYU pragma: export
+#include "lowbit/kernels/dense/driver.hpp"        // IWYU pragma: export
+#include "lowbit/kernels/hadamard/driver.hpp"     // IWYU pragma: export
+#include "lowbit/kernels/sparse/driver.hpp"       // IWYU pragma: export
+#include "lowbit/linalg/cholesky.hpp"             // IWYU pragma: export
+#include "lowbit/linalg/hadamard.hpp"             // IWYU pragma: export
+#include "lowbit/linalg/polar.hpp"                // IWYU pragma: export
+#include "lowbit/ops/dequantize.hpp"              // IWYU pragma: export
+#include "lowbit/ops/evaluate.hpp"                // IWYU pragma: export
+#include "lowbit/ops/matmul.hpp"                  // IWYU pragma: export
+#include "lowbit/ops/pack.hpp"                    // IWYU pragma: export
+#include "lowbit/ops/transform_inputs.hpp"        // IWYU pragma: export
+#include "lowbit/outlier/budget.hpp"              // IWYU pragma: export
+#include "lowbit/outlier/distortion_report.hpp"   // IWYU pragma: export
+#include "lowbit/outlier/fit.hpp"                 // IWYU pragma: export
+#include "lowbit/outlier/selection.hpp"           // IWYU pragma: export
+#include "lowbit/ptq/layer_chooser.hpp"           // IWYU pragma: export
+#include "lowbit/ptq/recipe.hpp"                  // IWYU pragma: export
+#include "lowbit/ptq/replicate.hpp"               // IWYU pragma: export
+#include "lowbit/rotation/dfrot.hpp"              // IWYU pragma: export
+#include "lowbit/rotation/fold.hpp"               // IWYU pragma: export
+#include "lowbit/version.hpp"                     // IWYU pragma: export
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 using kernels::context;

@@ -171,6 +171,23 @@ outcome run_recipe(const Q& q, const char* name) {
   return {name, std::move(all.bytes)};
 }
 
+/// Replicas: levels of searched widths, and shifted ones.
+outcome replicas(const ptq::replicate_options& how, std::span<const float> importance) {
+  const auto w = weights(10);
+  const ptq::replicating<formats::uniform_quantizer> q{
+      {.params = {.bits = 2, .kind = symmetry::offset, .group_size = 64},
+       .fit = {.method = formats::range_method::least_mse}},
+      how};
+  const auto t = q.quantize({w.data(), shape.rows, shape.cols}, {.importance = importance});
+  collector all;
+  t.for_each_buffer(all);
+  aligned_buffer<float> values(shape.size());
+  t.dequantize({0, shape.rows}, {values.data(), shape.rows, shape.cols});
+  all.add(std::as_bytes(values.span()));
+  return {"replicas, " + std::string(enum_names<ptq::replication>[static_cast<index_t>(how.mode)]),
+          std::move(all.bytes)};
+}
+
 /// What error feedback computes: a weighted Hessian, factors of it and solutions, by the variant
 /// that needs nothing, so that std::fma is what is compiled.
 outcome factors() {
@@ -207,6 +224,54 @@ outcome factors() {
   return {ok ? "factors" : "factors: not positive definite", std::move(all.bytes)};
 }
 
+/// Local PCA, distortions, and what is chosen by them.
+outcome distortions() {
+  constexpr index_t n = 40;
+  constexpr index_t k = 19;
+  const kernels::context ctx{.allowed = cpu::none};
+  aligned_buffer<float> w(n * k);
+  aligned_buffer<float> q(n * k);
+  for (index_t i = 0; i < w.size(); ++i) {
+    w[i] = std::fma(2.0F, random_normal(1, i / 4), random_normal(2, i));
+    q[i] = std::nearbyint(w[i]);
+  }
+  const matrix_view<const float> weights(w.data(), n, k);
+  const matrix_view<float> trial(q.data(), n, k);
+  collector all;
+  for (const auto points : {outlier::neighbourhood::stripe, outlier::neighbourhood::knn}) {
+    const outlier::weight_manifold m(weights, {.dimension = 8, .points = points, .neighbours = 20},
+                                     ctx);
+    const auto layer = outlier::measure_distortion(m, weights, trial, ctx);
+    std::vector<outlier::block_class> classes(layer.blocks.size());
+    std::vector<double> errors;
+    std::vector<double> numbers;
+    for (index_t b = 0; b < classes.size(); ++b) {
+      const outlier::block_distortion& d = layer.blocks[b];
+      classes[b] = outlier::classify(b % 2 == 0 ? 0.9 : 0.1, b % 3 == 0 ? 0.8 : 0.2);
+      errors.push_back(d.error);
+      numbers.insert(numbers.end(), {d.error, d.normal_error, d.md, d.md_point, d.md_frac,
+                                     d.md_excess, classes[b].omega});
+      numbers.push_back(outlier::geometric_loss({&d.md, 1}, {&classes[b], 1}));
+    }
+    numbers.push_back(outlier::aggregate(layer));
+    numbers.push_back(outlier::alignment(errors, errors));
+    numbers.push_back(rank_correlation(errors, std::span(numbers).first(errors.size())));
+    all.add(std::as_bytes(std::span(numbers)));
+    const outlier::outlier_policy policy{classes, {}};
+    all.add(std::as_bytes(outlier::distortion_scores(m, weights, trial, policy, ctx).span()));
+    const auto others = std::span<const double>(numbers).first(errors.size());
+    const outlier::bit_option options[] = {{&layer, errors, 16}, {&layer, others, 24}};
+    const auto chosen = outlier::allocate_bits(outlier::bit_candidates(m, options, true), 2,
+                                               20 * classes.size(), policy);
+    all.add(std::as_bytes(std::span(chosen.choice)));
+    for (index_t i = 0; i < n; ++i) {
+      static_cast<void>(outlier::add_noise(m, weights, trial, i, i % 2, 0.9, 3));
+    }
+    all.add(std::as_bytes(q.span()));
+  }
+  return {"distortions", std::move(all.bytes)};
+}
+
 }  // namespace
 
 std::vector<outcome> UNIT() {
@@ -214,12 +279,21 @@ std::vector<outcome> UNIT() {
   for (index_t c = 0; c < shape.cols; ++c) importance[c] = random_uniform(9, c);
 
   std::vector<outcome> results{factors()};
+  results.push_back(distortions());
   results.push_back(run(decorators::hadamard_rotation(128, {.seed = 5}), "rotation"));
   aligned_buffer<float> scales(128);
   for (index_t k = 0; k < scales.size(); ++k) scales[k] = random_uniform(6, k) + 0.1F;
   results.push_back(run(decorators::column_scaling({}, scales.span()), "scaling"));
   results.push_back(run_recipe(formats::sbvr_quantizer{.params = {.planes = 2, .group_size = 32}},
                                "sbvr recipe"));
+  for (const auto mode :
+       {ptq::replication::residual, ptq::replication::dither, ptq::replication::shifted}) {
+    for (const float width : {0.0F, 1.3F}) {
+      const ptq::replicate_options how{.mode = mode, .replicas = 3, .width = width};
+      results.push_back(replicas(how, {}));
+      results.push_back(replicas(how, importance.span()));
+    }
+  }
   run_sbvr(importance.span(), results);
   for (unsigned bits = 1; bits <= 8; ++bits) {
     for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {

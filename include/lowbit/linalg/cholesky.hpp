@@ -258,12 +258,10 @@ inline void invert_lower(matrix_view<double> l, const kernels::context& ctx) {
   return true;
 }
 
-/// X[M, N] with X * (L L^T) = B[M, N], for a lower triangular L[N, N] whose diagonal holds no
-/// zeros; X replaces B. First Z L^T = B, whose elements sum over k in increasing order as
-/// cholesky's do; then X L = Z, from the last block of 128 columns to the first: an element sums
-/// over the columns beyond its block, then over those of its block, each in increasing order.
-inline void solve_cholesky(matrix_view<const double> l, matrix_view<double> b,
-                           const kernels::context& ctx) {
+/// X[M, N] with X * L^T = B[M, N], for a lower triangular L[N, N] whose diagonal holds no zeros; X
+/// replaces B. An element sums over k in increasing order, as cholesky's do.
+inline void solve_factor(matrix_view<const double> l, matrix_view<double> b,
+                         const kernels::context& ctx) {
   using namespace detail;
   check_square(l.shape(), "the factor");
   LOWBIT_CHECK(b.cols() == l.rows(), shape, "the factor has ", l.rows(),
@@ -280,6 +278,20 @@ inline void solve_cholesky(matrix_view<const double> l, matrix_view<double> b,
                                     block_of(l, block, before), inner);
     solve_forward(block_of(l, block, block), x, inner);
   }
+}
+
+/// X[M, N] with X * (L L^T) = B[M, N], for a lower triangular L[N, N] whose diagonal holds no
+/// zeros; X replaces B. First Z L^T = B (solve_factor); then X L = Z, from the last block of 128
+/// columns to the first: an element sums over the columns beyond its block, then over those of its
+/// block, each in increasing order.
+inline void solve_cholesky(matrix_view<const double> l, matrix_view<double> b,
+                           const kernels::context& ctx) {
+  using namespace detail;
+  const scratch_context with_scratch(ctx);
+  const context& inner = with_scratch.get();
+  solve_factor(l, b, inner);
+  const index_t n = l.rows();
+  const row_range all{0, b.rows()};
   for (index_t i = div_up(n, factor_block); i-- > 0;) {
     const row_range block{i * factor_block, std::min((i + 1) * factor_block, n)};
     const row_range after{block.end, n};

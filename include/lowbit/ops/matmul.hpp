@@ -35,6 +35,7 @@
 #include "lowbit/linalg/eigen.hpp"
 #include "lowbit/ops/dequantize.hpp"
 #include "lowbit/ops/pack.hpp"
+#include "lowbit/ops/split_activations.hpp"
 #include "lowbit/ops/transform_inputs.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
@@ -48,13 +49,6 @@ inline constexpr std::string_view enum_names<ops::matmul_path>[] = {"automatic",
                                                                     "int8", "bit_serial"};
 
 namespace ops {
-
-/// How activations are quantized when a path needs it.
-struct activation_quantization {
-  unsigned bits = 8;                    ///< 1..8
-  symmetry kind = symmetry::symmetric;  ///< symmetric or asymmetric
-  bool per_group = false;               ///< a scale per weight group instead of one per token
-};
 
 struct matmul_options {
   matmul_path path = matmul_path::automatic;
@@ -379,12 +373,19 @@ void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
   const matmul_path path = detail::choose_path(w, options).path;
   if constexpr (packable<T>) {
     if (path == matmul_path::int8) {
-      return detail::matmul_int8(x, w, y, ctx, *options.activations);
+      return detail::multiply_split(x, y, *options.activations, w.group_size(), ctx,
+                                    [&](matrix_view<const float> in, matrix_view<float> out) {
+                                      detail::matmul_int8(in, w, out, ctx, *options.activations);
+                                    });
     }
   }
   if constexpr (bit_serial_operand<T>) {
     if (path == matmul_path::bit_serial) {
-      return detail::matmul_bit_serial(x, w, y, ctx, *options.activations);
+      return detail::multiply_split(x, y, *options.activations, w.group_size(), ctx,
+                                    [&](matrix_view<const float> in, matrix_view<float> out) {
+                                      detail::matmul_bit_serial(in, w, out, ctx,
+                                                                *options.activations);
+                                    });
     }
   }
   detail::matmul_dequantize(x, w, y, ctx);
@@ -407,13 +408,17 @@ void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
 inline void matmul(matrix_view<const float> x, const kernels::packed_codes& w, matrix_view<float> y,
                    const kernels::context& ctx, const activation_quantization& how = {}) {
   detail::check_product(x, w, y);
-  const kernels::int8_activations codes(x,
-                                        {.bits = how.bits,
-                                         .kind = how.kind,
-                                         .group_size = w.runs().group_size(),
-                                         .per_group = how.per_group},
-                                        ctx);
-  kernels::code_gemm(w, codes, y, ctx);
+  const index_t group_size = w.runs().group_size();
+  detail::multiply_split(x, y, how, group_size, ctx,
+                         [&](matrix_view<const float> in, matrix_view<float> out) {
+                           const kernels::int8_activations codes(in,
+                                                                 {.bits = how.bits,
+                                                                  .kind = how.kind,
+                                                                  .group_size = group_size,
+                                                                  .per_group = how.per_group},
+                                                                 ctx);
+                           kernels::code_gemm(w, codes, out, ctx);
+                         });
 }
 
 /// The same for a tensor made of parts.

@@ -19,19 +19,13 @@
 
 #include "lowbit/core/aligned_buffer.hpp"
 #include "lowbit/core/group_codec.hpp"
+#include "lowbit/core/listener.hpp"
 #include "lowbit/kernels/context.hpp"
 #include "lowbit/kernels/dense/driver.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ptq {
 
-/// Told how far a long job is. Called from any worker, at most one at a time per call of lowbit; it
-/// may throw to stop the job (throw cancelled_error), which then has no result.
-class listener {
- public:
-  virtual ~listener() = default;
-  /// `done` of `total` steps of a stage, such as "feedback", are done.
-  virtual void advanced(std::string_view stage, index_t done, index_t total) = 0;
-};
+using lowbit::listener;
 
 /// The level values of one group in increasing order, and their codes.
 class level_table {

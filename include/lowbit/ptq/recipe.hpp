@@ -1,6 +1,7 @@
 // ptq/recipe.hpp: every step between weights and a quantized tensor, chosen by options. Layer L3.
 //
-//   correct for distorted inputs -> shrink H -> scale columns -> rotate -> damp H -> order columns
+//   correct for distorted inputs -> shrink H -> take outliers out -> scale columns -> rotate ->
+//   damp H -> order columns
 //   -> {levels and codes: nearest, or error feedback} -> refine -> decorate
 //
 // Works with every groupwise_quantizer. What the inputs must undergo is stored with the tensor, as
@@ -17,6 +18,10 @@
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
+#include "lowbit/decorators/with_outliers.hpp"
+#include "lowbit/outlier/budget.hpp"
+#include "lowbit/outlier/fit.hpp"
+#include "lowbit/outlier/selection.hpp"
 #include "lowbit/ptq/error_feedback.hpp"
 #include "lowbit/ptq/input_correction.hpp"
 #include "lowbit/ptq/refine.hpp"
@@ -34,6 +39,11 @@ enum class column_order : std::uint8_t {
 enum class rotation : std::uint8_t { none, input, output, both };
 enum class column_scales : std::uint8_t { none, awq };
 enum class shrinkage : std::uint8_t { automatic, none };
+enum class outlier_criterion : std::uint8_t {
+  magnitude,
+  hessian,  ///< what losing the weight means to the outputs
+  md,       ///< manifold distortion of a trial without outliers
+};
 }  // namespace ptq
 
 template <>
@@ -47,6 +57,9 @@ template <>
 inline constexpr std::string_view enum_names<ptq::column_scales>[] = {"none", "awq"};
 template <>
 inline constexpr std::string_view enum_names<ptq::shrinkage>[] = {"automatic", "none"};
+template <>
+inline constexpr std::string_view enum_names<ptq::outlier_criterion>[] = {"magnitude", "hessian",
+                                                                          "md"};
 
 namespace ptq {
 
@@ -60,7 +73,12 @@ struct recipe {
   column_scales scale = column_scales::none;
   shrinkage shrink = shrinkage::automatic;
   double damping = 0.01;
-  double qep = 0.5;  ///< read where moments of distorted inputs are given only
+  double qep = 0.5;              ///< read where moments of distorted inputs are given only
+  double outliers = 0.0;         ///< share of the weights that are stored apart
+  double outliers_budget = 0.0;  ///< the same in bits per weight; at most one of the two is > 0
+  outlier_criterion criterion = outlier_criterion::magnitude;
+
+  friend bool operator==(const recipe&, const recipe&) = default;
 
   static void describe(recipe& r, params_visitor& v) {
     v({"feedback",
@@ -85,11 +103,22 @@ struct recipe {
       1000.0);
     v({"qep", "share of the correction for inputs that quantized layers have distorted"}, r.qep,
       0.0, 1.0);
+    v({"outliers", "share of the weights that are stored apart as fp16"}, r.outliers, 0.0, 0.25);
+    v({"outliers_budget", "the same as bits per weight, positions counted"}, r.outliers_budget, 0.0,
+      8.0);
+    v({"criterion",
+       "of outliers: magnitude, what they mean to the outputs (needs calibration), or the "
+       "manifold distortion that they take away"},
+      r.criterion);
   }
 
+  [[nodiscard]] bool takes_outliers() const noexcept {
+    return outliers > 0.0 || outliers_budget > 0.0;
+  }
   /// Whether moments of the inputs are indispensable.
   [[nodiscard]] bool needs_calibration() const noexcept {
-    return feedback != feedback_method::none || refine > 0 || scale != column_scales::none;
+    return feedback != feedback_method::none || refine > 0 || scale != column_scales::none ||
+           (takes_outliers() && criterion == outlier_criterion::hessian);
   }
 };
 
@@ -102,6 +131,9 @@ struct knowledge {
   matrix_view<const double> cross = {};
   /// As in calibration::importance; used where there are no moments, and not under a rotation.
   std::span<const float> importance = {};
+  /// A score per weight [N, K], finite and >= 0: outliers are those of the largest, whatever the
+  /// recipe's criterion.
+  matrix_view<const float> outlier_scores = {};
 };
 
 /// What happened on the way.
@@ -110,6 +142,22 @@ struct outcome {
   /// tr E H E^T before refinement and after each round, if there was one.
   std::vector<double> objectives = {};
 };
+
+/// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, known, encode) makes
+/// it of the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each,
+/// and of such as q.quantize(w', known) returns.
+template <class Q>
+concept replicating_quantizer = quantizer<Q> &&
+    requires(const Q& q, matrix_view<const float> w, const calibration& known,
+             typename Q::tensor::part_type (*encode)(const typename Q::replica&,
+                                                     matrix_view<const float>)) {
+  requires groupwise_quantizer<typename Q::replica>;
+  { q.collect(w, known, encode) } -> std::same_as<typename Q::tensor>;
+};
+
+/// What a recipe works with.
+template <class Q>
+concept recipe_quantizer = groupwise_quantizer<Q> || replicating_quantizer<Q>;
 
 namespace detail {
 
@@ -136,7 +184,7 @@ class float_matrix {
 }
 
 /// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome.
-template <groupwise_quantizer Q, class Sink>
+template <recipe_quantizer Q, class Sink>
 class recipe_run {
  public:
   recipe_run(const recipe& how, const Q& q, const knowledge& known, const kernels::context& ctx,
@@ -147,11 +195,11 @@ class recipe_run {
     check_params<recipe>(how_);
     check_finite(weights, "the weight matrix");
     if (known_.moments == nullptr) {
-      LOWBIT_CHECK(!how_.needs_calibration(), value,
-                   "feedback, refine and scale need calibration inputs of the layer");
+      LOWBIT_CHECK(
+          !how_.needs_calibration(), value,
+          "feedback, refine, scale and criterion hessian need calibration inputs of the layer");
       importance_.assign(known_.importance.begin(), known_.importance.end());
-      return rotate_outputs(weights,
-                            [this](auto&& t) { this->emit(std::forward<decltype(t)>(t)); });
+      return take_outliers(weights);
     }
     LOWBIT_CHECK(known_.moments->channels() == weights.cols(), shape, "moments of ",
                  known_.moments->channels(), " channels do not fit ", weights.cols(), " columns");
@@ -168,19 +216,82 @@ class recipe_run {
       outcome_.shrinkage = moments_->shrinkage;
       moments_->shrink(outcome_.shrinkage);
     }
-    scale(weights, [this](auto&& t) { this->emit(std::forward<decltype(t)>(t)); });
+    take_outliers(weights);
   }
 
  private:
+  /// Outliers are the outermost decorator and are added here, at the end: so the steps between
+  /// exist once, not once with and once without.
   template <class T>
   void emit(T&& tensor) {
-    sink_(std::forward<T>(tensor), outcome_);
+    if (places_.empty()) return sink_(std::forward<T>(tensor), outcome_);
+    const std::vector<float> values =
+        outlier::fit_outliers(original_, tensor, places_, std::as_const(*this).damped(), ctx_);
+    sink_(decorators::with_outliers<std::remove_cvref_t<T>>(
+              layout::sparse_matrix(original_.shape(), places_, values), std::forward<T>(tensor)),
+          outcome_);
   }
 
-  /// Each step passes the tensor that the next steps made, decorated, to `then`.
+  void take_outliers(matrix_view<const float> w) {
+    const auto finish = [this](auto&& t) { this->emit(std::forward<decltype(t)>(t)); };
+    if (!how_.takes_outliers()) return scale(w, finish);
+    if (moments_) {
+      damped_ = aligned_buffer<double>(w.cols() * w.cols());
+      const matrix_view<double> h(damped_.data(), w.cols(), w.cols());
+      for (index_t k = 0; k < w.cols(); ++k) {
+        std::copy_n(moments_->matrix().row(k).data(), w.cols(), h.row(k).data());
+      }
+      damp(h, how_.damping);
+    }
+    original_ = w;
+    places_ = choose_outliers(w);
+    float_matrix rest(w.shape());
+    outlier::remove_outliers(w, places_, rest.view());
+    scale(matrix_view<const float>(rest.view()), finish);
+  }
+
+  /// H as outliers see it: of the original inputs, damped. Empty without moments.
+  [[nodiscard]] matrix_view<const double> damped() const noexcept {
+    const index_t n = damped_.empty() ? 0 : original_.cols();
+    return {damped_.data(), n, n};
+  }
+
+  [[nodiscard]] std::vector<index_t> choose_outliers(matrix_view<const float> w) const {
+    const outlier::budget budget{.share = how_.outliers, .bits_per_weight = how_.outliers_budget};
+    if (!known_.outlier_scores.empty()) {
+      LOWBIT_CHECK(known_.outlier_scores.shape() == w.shape(), shape, "scores of [",
+                   known_.outlier_scores.rows(), ", ", known_.outlier_scores.cols(),
+                   "] for weights of [", w.rows(), ", ", w.cols(), "]");
+      return outlier::choose(known_.outlier_scores, budget);
+    }
+    if (how_.criterion == outlier_criterion::md) return choose_by_distortion(w, budget);
+    float_matrix scores(w.shape());
+    if (how_.criterion == outlier_criterion::hessian) {
+      const aligned_buffer<double> factor = inverse_factor(damped(), ctx_);
+      const auto diagonal = outlier::inverse_diagonal({factor.data(), w.cols(), w.cols()});
+      outlier::score_saliency(w, diagonal, scores.view());
+    } else {
+      outlier::score_magnitude(w, scores.view());
+    }
+    return outlier::choose(matrix_view<const float>(scores.view()), budget);
+  }
+
+  /// Blocks are as wide as N rows can tell a tangent of, 32 columns at most.
+  [[nodiscard]] std::vector<index_t> choose_by_distortion(matrix_view<const float> w,
+                                                          const outlier::budget& budget) const {
+    outlier::manifold_params params;
+    while (params.dimension > 2 && w.rows() < 2 * index_t{params.dimension}) params.dimension /= 2;
+    const outlier::weight_manifold manifold(w, params, ctx_);
+    float_matrix trial(w.shape());
+    const auto tensor = q_.quantize(w, {.importance = known_.importance});
+    tensor.dequantize({0, w.rows()}, trial.view());
+    const auto scores = outlier::distortion_scores(manifold, w, trial.view(), {}, ctx_);
+    return outlier::choose({scores.data(), w.rows(), w.cols()}, budget);
+  }
+
   template <class Then>
   void scale(matrix_view<const float> w, Then&& then) {
-    if (how_.scale == column_scales::none) return rotate_outputs(w, then);
+    if (!moments_ || how_.scale == column_scales::none) return rotate_outputs(w, then);
     decorators::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
     float_matrix b = transformed(scales, w);
     rotate_outputs(matrix_view<const float>(b.view()), [&](auto&& t) {
@@ -229,14 +340,27 @@ class recipe_run {
 
   template <class Then>
   void code(matrix_view<const float> w, std::span<const index_t> columns, Then&& then) {
-    const matrix_view<const double> h = std::as_const(*moments_).matrix();
     importance_ = moments_->importance();
+    if constexpr (replicating_quantizer<Q>) {
+      then(q_.collect(w, {.importance = importance_},
+                      [&](const typename Q::replica& q, matrix_view<const float> left) {
+                        return encoded(q, left, columns);
+                      }));
+    } else {
+      then(encoded(q_, w, columns));
+    }
+  }
+
+  template <groupwise_quantizer One>
+  [[nodiscard]] typename One::tensor encoded(const One& q, matrix_view<const float> w,
+                                             std::span<const index_t> columns) {
+    const matrix_view<const double> h = std::as_const(*moments_).matrix();
     const bool feedback = how_.feedback == feedback_method::gptq;
-    if (!feedback && how_.refine == 0) return then(q_.quantize(w, {.importance = importance_}));
+    if (!feedback && how_.refine == 0) return q.quantize(w, {.importance = importance_});
     // Feedback moves weights away from where they were. How much room scales of 4 bits get for that
     // matters little: with 1, 1.1 and 1.25 the extract's objectives differ by 1 %.
-    const auto codec = q_.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
-    coding<typename Q::codec> state(codec, w);
+    const auto codec = q.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
+    coding<typename One::codec> state(codec, w);
     if (feedback) {
       apply_feedback(state, h, importance_, {.order = columns, .progress = progress_}, ctx_);
     } else {
@@ -246,7 +370,7 @@ class recipe_run {
       outcome_.objectives =
           ptq::refine(state, h, {.rounds = how_.refine, .progress = progress_}, ctx_);
     }
-    then(state.make_tensor());
+    return state.make_tensor();
   }
 
   /// The weights as the transform leaves them; the moments follow.
@@ -271,6 +395,9 @@ class recipe_run {
   Sink& sink_;
   std::optional<observers::second_moments> moments_;
   std::vector<float> importance_;
+  matrix_view<const float> original_ = {};  // with its outliers, if they are taken out
+  std::vector<index_t> places_;
+  aligned_buffer<double> damped_;
   outcome outcome_;
 };
 
@@ -280,7 +407,7 @@ class recipe_run {
 /// on the recipe: Q::tensor, decorated by permuted, rotated and scaled as it asks. Deterministic:
 /// the same bytes on any CPU and at any number of workers. Memory: about 3 K^2 doubles beside the
 /// weights. Refuses recipes that need moments where there are none, and what the quantizer refuses.
-template <groupwise_quantizer Q, class Sink>
+template <recipe_quantizer Q, class Sink>
 void quantize_by_recipe(const recipe& how, const Q& q, matrix_view<const float> weights,
                         const knowledge& known, const kernels::context& ctx, Sink&& sink,
                         listener* progress = nullptr) {

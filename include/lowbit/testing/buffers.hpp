@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "lowbit/core/quantized_tensor.hpp"
+#include "lowbit/core/tensor_ref.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::testing {
 
@@ -24,8 +24,7 @@ struct stored_buffer {
 };
 
 /// Copies every buffer of a tensor, in its order.
-template <quantized_tensor T>
-[[nodiscard]] std::vector<stored_buffer> copy_buffers(const T& t) {
+[[nodiscard]] inline std::vector<stored_buffer> copy_buffers(tensor_ref t) {
   struct : buffer_visitor {
     std::vector<stored_buffer> list;
     void operator()(const buffer_view& b) override {
