@@ -108,6 +108,21 @@ void vfmadd_pd_512(std::uint64_t rounds) noexcept {
 void vfmadd_pd_256(std::uint64_t rounds) noexcept {
   BENCH_AVX_ROUNDS("ymm", one_float, BENCH_TWELVE, "vfmadd231pd %%ymm14, %%ymm15, %%ymm\\i");
 }
+void vaddps_512(std::uint64_t rounds) noexcept {
+  BENCH_AVX_ROUNDS("zmm", one_float, BENCH_TWELVE, "vaddps %%zmm14, %%zmm\\i, %%zmm\\i");
+}
+void vaddps_256(std::uint64_t rounds) noexcept {
+  BENCH_AVX_ROUNDS("ymm", one_float, BENCH_TWELVE, "vaddps %%ymm14, %%ymm\\i, %%ymm\\i");
+}
+void addps_128(std::uint64_t rounds) noexcept {
+  __asm__ volatile(
+      ".irp i," BENCH_TWELVE
+      ",14\n\txorps %%xmm\\i, %%xmm\\i\n\t.endr\n\t.p2align 6\n1:\n\t.irp i," BENCH_TWELVE
+      "\n\taddps %%xmm14, %%xmm\\i\n\t.endr\n\tdec %0\n\tjnz 1b"
+      : "+r"(rounds)
+      :
+      : BENCH_CLOBBERS);
+}
 void mulps_addps_128(std::uint64_t rounds) noexcept {
   __asm__ volatile(
       ".irp i," BENCH_TWELVE
@@ -138,6 +153,9 @@ constexpr instruction_limit all_instruction_limits[] = {
     {"mulps_addps/sse2", operation::float_mac, cpu::none, &mulps_addps_128, 12 * 4},
     {"vfmadd231pd/avx512f", operation::double_fma, cpu::avx512_core, &vfmadd_pd_512, 12 * 8},
     {"vfmadd231pd/avx2", operation::double_fma, cpu::avx2_core, &vfmadd_pd_256, 12 * 4},
+    {"vaddps/avx512f", operation::float_add, cpu::avx512_core, &vaddps_512, 12 * 16},
+    {"vaddps/avx2", operation::float_add, cpu::avx2_core, &vaddps_256, 12 * 8},
+    {"addps/sse2", operation::float_add, cpu::none, &addps_128, 12 * 4},
 };
 
 #define BENCH_READ(load, reg, prefetch)                                         \
@@ -222,6 +240,10 @@ void fmla_128(std::uint64_t rounds) noexcept {
   __asm__ volatile("movi v30.4s, #0\n\tmovi v31.4s, #0" : : : "v30", "v31");
   BENCH_NEON_ROUNDS("fmla v\\i\\().4s, v30.4s, v31.4s");
 }
+void fadd_128(std::uint64_t rounds) noexcept {
+  __asm__ volatile("movi v31.4s, #0" : : : "v31");
+  BENCH_NEON_ROUNDS("fadd v\\i\\().4s, v\\i\\().4s, v31.4s");
+}
 void fmla_2d_128(std::uint64_t rounds) noexcept {
   __asm__ volatile("movi v30.4s, #0\n\tmovi v31.4s, #0" : : : "v30", "v31");
   BENCH_NEON_ROUNDS("fmla v\\i\\().2d, v30.2d, v31.2d");
@@ -233,6 +255,7 @@ constexpr instruction_limit all_instruction_limits[] = {
     {"and_cnt_add/neon", operation::bit_mac, cpu::none, &cnt_128, 12 * 128},
     {"fmla/neon", operation::float_mac, cpu::none, &fmla_128, 12 * 4},
     {"fmla_2d/neon", operation::double_fma, cpu::neon, &fmla_2d_128, 12 * 2},
+    {"fadd/neon", operation::float_add, cpu::none, &fadd_128, 12 * 4},
 };
 
 #define BENCH_READ(prefetch)                                          \

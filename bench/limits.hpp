@@ -40,6 +40,7 @@ enum class operation {
   bit_mac,     ///< and + popcount + add: one bit times one bit
   float_mac,   ///< a fused multiply-add of floats
   double_fma,  ///< of doubles, fused where that is the contract
+  float_add,   ///< a sum of floats
 };
 
 /// The instruction peak of one operation with some CPU features.

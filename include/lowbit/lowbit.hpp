@@ -20,8 +20,10 @@
 #include "lowbit/kernels/bit_gemm/driver.hpp"     // IWYU pragma: export
 #include "lowbit/kernels/code_gemm/driver.hpp"    // IWYU pragma: export
 #include "lowbit/kernels/dense/driver.hpp"        // IWYU pragma: export
+#include "lowbit/kernels/hadamard/driver.hpp"     // IWYU pragma: export
 #include "lowbit/kernels/sparse/driver.hpp"       // IWYU pragma: export
 #include "lowbit/linalg/cholesky.hpp"             // IWYU pragma: export
+#include "lowbit/linalg/hadamard.hpp"             // IWYU pragma: export
 #include "lowbit/linalg/polar.hpp"                // IWYU pragma: export
 #include "lowbit/ops/dequantize.hpp"              // IWYU pragma: export
 #include "lowbit/ops/evaluate.hpp"                // IWYU pragma: export

@@ -144,13 +144,17 @@ TEST_CASE("the Walsh-Hadamard transform is exact on integers and has its signs")
 }
 
 TEST_CASE("a rotation is orthonormal, and its transpose undoes it") {
-  for (const index_t columns : {1U, 2U, 7U, 64U, 96U, 1024U, 4096U + 512U}) {
+  for (const index_t columns : {1U, 2U, 7U, 64U, 96U, 1024U, 4096U + 512U, 11U * 256U + 5U * 64U}) {
     const hadamard_rotation t(columns, {.seed = 5});
     const auto x = normal_row(columns);
     const auto turned = input(t, x);
-    // Each way: log2(block) sums, a product and the rounding of the scale, each relative to the
-    // norm; both ways twice that. gamma(2 n) <= 3 n u for n this small.
-    const double n = std::log2(static_cast<double>(t.block())) + 2.0;
+    // Each way: log2(power) sums, dense - 1 sums in a row, a product and two roundings of the
+    // scale, each relative to the norm; both ways twice that. gamma(2 n) <= 3 n u for n this small.
+    // (Sums in a row are relative to their terms, and these to the norm up to a factor of
+    // sqrt(dense), which errors that do not all point one way keep far from.)
+    const auto factors = linalg::hadamard_order(t.block());
+    const double n =
+        std::log2(static_cast<double>(factors.power)) + static_cast<double>(factors.dense) + 2.0;
     CAPTURE(columns, t.block(), seed);
     CHECK(distance(restored(t, turned), x) <= 3.0 * n * 0x1p-24 * norm(x));
     CHECK(std::fabs(norm(turned) - norm(x)) <= 3.0 * n * 0x1p-24 * norm(x));
@@ -161,10 +165,21 @@ TEST_CASE("a rotation is orthonormal, and its transpose undoes it") {
 }
 
 TEST_CASE("a rotation turns blocks by themselves, with signs of its seed") {
-  CHECK(hadamard_rotation(96, {}).block() == 32);
-  CHECK(hadamard_rotation(7, {}).block() == 1);
-  CHECK(hadamard_rotation(0, {}).block() == 1);
-  CHECK(hadamard_rotation(96, {.block = 8}).block() == 8);
+  const auto block_of = [](index_t columns, std::uint32_t block) {
+    const hadamard_rotation t(columns, {.block = block});
+    CHECK(t.params().block == t.block());  // what is stored says what it is
+    return t.block();
+  };
+  CHECK(block_of(96, 0) == 96);
+  CHECK(block_of(7, 0) == 1);
+  CHECK(block_of(0, 0) == 1);
+  CHECK(block_of(11008, 0) == 256);
+  CHECK(block_of(13696, 0) == 128);
+  CHECK(block_of(51864, 0) == 8);
+  CHECK(block_of(29568, 0) == 29568);
+  CHECK(block_of(96, 8) == 8);
+  CHECK(block_of(96, 24) == 24);
+  CHECK(block_of(0, 12) == 12);
 
   // What docs/file_format.md says, term by term. The scale 1 / 4 and the sums are exact.
   const index_t columns = 144;
@@ -180,17 +195,59 @@ TEST_CASE("a rotation turns blocks by themselves, with signs of its seed") {
     }
   }
   CHECK(matrix_of(hadamard_rotation(columns, {.block = 16, .seed = 12})) != dense);
+
+  // A block with a dense factor: 36 = 36 * 1, rounded as the scale 1 / 6 is.
+  const auto whole = matrix_of(hadamard_rotation(columns, {.block = 36, .seed = 11}));
+  const linalg::hadamard_matrix h(36);
+  for (index_t i = 0; i < columns; ++i) {
+    for (index_t k = 0; k < columns; ++k) {
+      const bool minus = ((random_bits(11, k / 64) >> (k % 64)) & 1U) != 0;
+      const double value = h.is_negative(i % 36, k % 36) != minus ? -1.0 / 6.0 : 1.0 / 6.0;
+      CAPTURE(i, k);
+      CHECK(whole[i * columns + k] == (i / 36 == k / 36 ? value : 0.0));
+    }
+  }
 }
 
-TEST_CASE("a rotation refuses blocks that do not divide or are no power of two") {
+TEST_CASE("a rotation of a matrix is that of its rows, bit by bit, with every variant") {
+  for (const index_t columns : {1U, 24U, 96U, 144U, 512U, 640U, 4608U}) {
+    for (const std::uint32_t block : {0U, columns == 144U ? 36U : 0U}) {
+      const hadamard_rotation t(columns, {.block = block, .seed = 6});
+      const index_t rows = 3;
+      const auto x = testing::normal_matrix({rows, columns}, seed);
+      std::vector<float> expected(rows * columns);
+      std::vector<float> restored_rows(rows * columns);
+      for (index_t r = 0; r < rows; ++r) {
+        const matrix_view<float> out(expected.data(), rows, columns);
+        t.transform_input(std::span<const float>(x.view().row(r)), out.row(r));
+        t.restore_weights(x.view().row(r), {restored_rows.data() + r * columns, columns});
+      }
+      for (const cpu::tier& tier : cpu::tiers) {
+        if (!cpu::detect().contains(tier.features)) continue;
+        const kernels::context ctx{.allowed = tier.features};
+        std::vector<float> found(rows * columns);
+        CAPTURE(columns, block, tier.name);
+        decorators::transform_inputs(t, x.view(), {found.data(), rows, columns}, ctx);
+        CHECK(found == expected);
+        decorators::restore_rows(t, x.view(), {found.data(), rows, columns}, ctx);
+        CHECK(found == restored_rows);
+      }
+    }
+  }
+}
+
+TEST_CASE("a rotation refuses blocks that do not divide or have no Hadamard matrix") {
   CHECK(message_of<value_error>([] { hadamard_rotation(96, {.block = 64}); }) ==
-        "rotation_block = 64 is no power of two that divides 96 columns");
-  CHECK_THROWS_AS(hadamard_rotation(96, {.block = 3}), value_error);
-  CHECK_THROWS_AS(hadamard_rotation(96, {.block = 128}), value_error);
+        "rotation_block = 64 does not divide 96 columns or is not the size of a Hadamard matrix");
+  for (const std::uint32_t block : {3U, 6U, 128U}) {
+    CHECK_THROWS_AS(hadamard_rotation(96, {.block = block}), value_error);
+  }
   CHECK_THROWS_AS(hadamard_rotation(0, {.block = 3}), value_error);
   testing::memory_source none({});
-  CHECK_THROWS_AS(hadamard_rotation::from_buffers(96, {.block = 64}, none), format_error);
-  CHECK_THROWS_AS(hadamard_rotation::from_buffers(96, {.block = 3}, none), format_error);
+  for (const std::uint32_t block : {0U, 3U, 6U, 64U}) {
+    CHECK_THROWS_AS(hadamard_rotation::from_buffers(96, {.block = block}, none), format_error);
+  }
+  CHECK(hadamard_rotation::from_buffers(96, {.block = 96}, none).block() == 96);
 }
 
 TEST_CASE("permutations move columns and nothing else") {
@@ -310,7 +367,8 @@ TEST_CASE("scales that are not finite and above 0 as stored are refused") {
 TEST_CASE("Hessians are those of the transformed inputs") {
   check_hessian(test::permutation(24, seed));
   check_hessian(test::scaling(24, seed));
-  check_hessian(hadamard_rotation(24, {.seed = 3}));
+  check_hessian(hadamard_rotation(24, {.seed = 3}));  // Paley's 12 x 12 by 2
+  check_hessian(hadamard_rotation(24, {.block = 8, .seed = 3}));
 }
 
 TEST_CASE("columns are transformed as rows are") {

@@ -36,7 +36,7 @@ TEST_CASE("a checkpoint holds decorated tensors") {
   const auto* entry = reader.find("layer");
   REQUIRE(entry != nullptr);
   CHECK(entry->format == "rotated.permuted.scaled.toy");
-  CHECK(entry->version == 2);  // toy's
+  CHECK(entry->version == 3);  // toy's 2 and rotated's 2, less 1
   CHECK(entry->bits == tensor.storage_bits());
   CHECK(entry->params_json ==
         R"({"bits":8,"column_scale_type":"fp16","gain":1.0,"rotation_block":8,)"

@@ -26,7 +26,7 @@ using ptq::rotation;
 namespace {
 
 const kernels::context best = kernels::context::best();
-constexpr index_t columns = 80;  // rotated by 16
+constexpr index_t columns = 80;  // rotated as a whole: 20 * 4
 
 uniform_quantizer uniform_of(unsigned bits) {
   return {.params = {.bits = bits, .kind = symmetry::asymmetric, .group_size = 32}};
@@ -119,9 +119,10 @@ std::string difference(const stored& a, const T& tensor) {
 }
 
 /// The objective of the outcome is tr E H E^T with E = W - Ŵ, but computed of B and B̂, and Ŵ is
-/// restored from B̂ in floats. A rotation of 2^n columns rounds n + 1 times, a scaling once, each
-/// way, and scaling back enlarges what was rounded before by the ratio of the scales at most. With
-/// |dE| the sum of it, square roots of objectives differ by at most |dE| sqrt(tr H).
+/// restored from B̂ in floats. A rotation of m 2^n columns rounds m - 1 + n times and by its scale
+/// (twice, as that is rounded itself), a scaling once, each way, and scaling back enlarges what was
+/// rounded before by the ratio of the scales at most. With |dE| the sum of it, square roots of
+/// objectives differ by at most |dE| sqrt(tr H).
 double root_bound(const recipe& how, const layer& l, matrix_view<const double> h) {
   double energy = 0.0;
   for (const float v : l.w.values) energy += static_cast<double>(v) * static_cast<double>(v);
@@ -130,7 +131,7 @@ double root_bound(const recipe& how, const layer& l, matrix_view<const double> h
   const auto [low, high] =
       std::minmax_element(l.moments.mean_magnitude.begin(), l.moments.mean_magnitude.end());
   const double ratio = how.scale == column_scales::awq ? 1.01 * *high / *low : 1.0;
-  constexpr double roundings = 2.0 * (4.0 + 1.0) + 2.0;
+  constexpr double roundings = 2.0 * (19.0 + 2.0 + 2.0) + 2.0;
   return roundings * 0x1p-24 * ratio * std::sqrt(energy) * std::sqrt(trace);
 }
 

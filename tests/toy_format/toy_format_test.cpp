@@ -125,7 +125,7 @@ TEST_CASE("a new format gets decorators") {
   const std::string inspected = run_program(folder, {"inspect", out.c_str()});
   INFO(inspected);
   CHECK(inspected.find("rotated.folded") != std::string::npos);
-  CHECK(inspected.find(R"({"rotation_block":0,"rotation_seed":12,"run":32})") != std::string::npos);
+  CHECK(inspected.find(R"({"rotation_block":4,"rotation_seed":12,"run":32})") != std::string::npos);
 }
 
 TEST_CASE("a new format gets products") {
