@@ -1,14 +1,15 @@
 # lowbit_add_test(NAME SOURCES <file>... [LIBS <target>...] [LABELS <label>...] [ISAS <name>...]
-#                 [HEADER_ONLY])
+#                 [HEADER_ONLY] [QUICK_TO_RUN])
 #
 # A Catch2 executable test_NAME and its ctest entry NAME. For every name in ISAS the same executable
 # runs once more, as NAME.ISA, with LOWBIT_ISA forced to that name and without the test cases that are
 # tagged [any_isa], because LOWBIT_ISA means nothing to them. Where the machine lacks that tier ctest
 # says "Skipped" (see tests/forced_isa.cpp). Tests run in the source folder (so that a path such as
 # examples/data/x is found) and link lowbit::io unless LIBS says otherwise. HEADER_ONLY: kernels are
-# compiled with the test, as a consumer would, and not linked.
+# compiled with the test, as a consumer would, and not linked. QUICK_TO_RUN: even where hardly optimized,
+# which compiles in half the time.
 function(lowbit_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "HEADER_ONLY" "" "SOURCES;LIBS;LABELS;ISAS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "HEADER_ONLY;QUICK_TO_RUN" "" "SOURCES;LIBS;LABELS;ISAS")
   if(NOT arg_LIBS)
     set(arg_LIBS lowbit::io)
   endif()
@@ -23,8 +24,11 @@ function(lowbit_add_test name)
     target_link_libraries(test_${name} PRIVATE lowbit_compiled_kernels)
   endif()
 
-  # Most of a test's time is its compiler's: at -O1 half of it. Kernels stay optimized in their library.
-  target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  if(arg_QUICK_TO_RUN)
+    target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  else()
+    target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O2>)
+  endif()
 
   add_test(NAME ${name} COMMAND test_${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 LABELS "${arg_LABELS}")

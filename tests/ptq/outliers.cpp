@@ -31,7 +31,7 @@ test::test_matrix heavy_weights(std::uint64_t seed) {
   }
   return w;
 }
-uniform_quantizer quantizer() { return {.params = {.bits = 3, .group_size = 16}}; }
+uniform_quantizer three_bits() { return {.params = {.bits = 3, .group_size = 16}}; }
 
 struct result {
   std::string format;
@@ -43,7 +43,7 @@ result quantized(const recipe& how, matrix_view<const float> w, const ptq::knowl
                  const kernels::context& ctx = best) {
   result out;
   ptq::quantize_by_recipe(
-      how, quantizer(), w, known, ctx, [&](const tensor_ref& t, const ptq::outcome&) {
+      how, three_bits(), w, known, ctx, [&](const tensor_ref& t, const ptq::outcome&) {
         out = {std::string(t.format_name()),
                testing::copy_buffers(t),
                t.storage_bits(),
@@ -171,7 +171,7 @@ TEST_CASE("criterion md takes the places that distortion_scores() names for a tr
   CHECK(r.format == "with_outliers.uniform");
   // 12 rows tell tangents of 4 columns at most, with 2 d of them.
   const outlier::weight_manifold manifold(w.view(), {.dimension = 4}, best);
-  auto trial = test::dequantized(quantizer().quantize(w.view(), {}));
+  auto trial = test::dequantized(three_bits().quantize(w.view(), {}));
   const auto scores = outlier::distortion_scores(manifold, w.view(), trial.view(), {}, best);
   const matrix_view<const float> view(scores.data(), shape.rows, shape.cols);
   const auto given = quantized({.outliers = 0.02}, w.view(), {.outlier_scores = view});
