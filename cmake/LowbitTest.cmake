@@ -26,8 +26,6 @@ function(lowbit_add_test name)
 
   if(arg_QUICK_TO_RUN)
     target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O1>)
-  else()
-    target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O2>)
   endif()
 
   add_test(NAME ${name} COMMAND test_${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")

@@ -99,9 +99,9 @@ stored quantized(const recipe& how, const Q& q, matrix_view<const float> w,
   index_t calls = 0;
   ptq::quantize_by_recipe(
       how, q, w, known, ctx,
-      [&]<class T>(const T& tensor, const ptq::outcome& outcome) {
+      [&](tensor_ref tensor, const ptq::outcome& outcome) {
         ++calls;
-        out = {std::string(std::string_view(T::format::name)), testing::copy_buffers(tensor),
+        out = {std::string(tensor.format_name()), testing::copy_buffers(tensor),
                test::dequantized(tensor), outcome};
       },
       progress);
@@ -135,7 +135,8 @@ double root_bound(const recipe& how, const layer& l, matrix_view<const double> h
   return roundings * 0x1p-24 * ratio * std::sqrt(energy) * std::sqrt(trace);
 }
 
-/// Runs all recipes with one quantizer, stores every tensor in one file and reads them back.
+/// Runs all recipes with one quantizer, stores every tensor in one file and reads them back. (That
+/// nests of decorators keep the concept's promises is tested in tests/decorators.)
 template <class Q>
 void check_all_recipes(const Q& q, std::uint64_t seed) {
   INFO("seed " << seed);
@@ -160,11 +161,7 @@ void check_all_recipes(const Q& q, std::uint64_t seed) {
                   expected_format(how, std::string(std::string_view(format_of<Q>::name))));
             CHECK(tensor.shape() == l.w.shape);
             CHECK(outcome.shrinkage == l.moments.shrinkage);
-            if (seen[format]++ == 0) {
-              const auto findings = testing::check_tensor(tensor);
-              INFO(testing::failures(findings));
-              CHECK(testing::all_passed(findings));
-            }
+            ++seen[format];
 
             if (how.refine == 0) {
               CHECK(outcome.objectives.empty());
