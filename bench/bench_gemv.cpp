@@ -14,9 +14,11 @@ const bench::registration gemv([] {
   for (const unsigned bits : {1U, 2U, 3U, 4U, 8U}) {
     register_code_product(uniform_product(bits, 64, large, true));
   }
-  // What outliers cost, beside the same product without.
+  // What outliers and rotated inputs cost, beside the same product without.
   register_code_product(with_outliers(uniform_product(2, 64, large, true), 0.005));
+  register_code_product(rotated(uniform_product(2, 64, large, true)));
   register_code_product(uniform_product(2, 64, large, false));
+  register_code_product(rotated(uniform_product(2, 64, large, false)));
   register_code_product(with_outliers(uniform_product(2, 64, large, false), 0.005));
   register_code_product(uniform_zeros_product(4, 64, large, true));
   register_code_product(book_product(64, large, true));

@@ -10,6 +10,7 @@
 
 #include "lowbit/core/half.hpp"
 #include "lowbit/core/random.hpp"
+#include "lowbit/decorators/rotated.hpp"
 #include "lowbit/kernels/code_gemm/driver.hpp"
 #include "lowbit/kernels/sparse/driver.hpp"
 #include "packed_product.hpp"
@@ -117,14 +118,26 @@ struct packed_copies {
 struct product_state : packed_product {
   product_state(std::shared_ptr<packed_copies> from, const code_product& p,
                 const code_gemm_kernel& kernel)
-      : packed_product(from->copies, p.shape, kernel), weights(std::move(from)), format(p.format) {
+      : packed_product(from->copies, p.shape, kernel),
+        weights(std::move(from)),
+        format(p.format),
+        rotation(p.shape.cols, {.seed = 11}),
+        rotated(p.rotated ? x.size() : 0) {
     ctx.scratch = &scratch;
   }
 
+  /// What the weights meet.
+  [[nodiscard]] lowbit::matrix_view<const float> met_inputs(const kernels::context& with) {
+    if (rotated.empty()) return inputs();
+    const lowbit::matrix_view<float> out(rotated.data(), shape.tokens, shape.cols);
+    rotation.transform_inputs(inputs(), out, with);
+    return out;
+  }
   void run() {
     const kernels::packed_sparse& sparse = weights->sparse_copies[next];
-    packed_product::run();
-    kernels::add_sparse_product(inputs(), sparse, outputs(), ctx);
+    const auto in = met_inputs(ctx);
+    packed_product::run(in);
+    kernels::add_sparse_product(in, sparse, outputs(), ctx);
   }
   [[nodiscard]] double weight_bytes() const {
     const auto& sparse = weights->sparse_copies[0];
@@ -133,14 +146,15 @@ struct product_state : packed_product {
   }
 
   [[nodiscard]] std::string check() {
+    const auto in = met_inputs({.allowed = cpu::none});
     const kernels::int8_activations scalar(
-        inputs(), {.bits = 8, .group_size = copies[0].runs().group_size()}, {.allowed = cpu::none});
+        in, {.bits = 8, .group_size = copies[0].runs().group_size()}, {.allowed = cpu::none});
     for (index_t i = 0; i < sampled_output::count; ++i) {
       const auto [t, n] = sampled_output::number(i, shape);
       float expected = one_output(weights->weights, format, scalar, t, n);
       float sum = 0.0F;
       weights->outliers.for_each({n, n + 1}, [&, token = t](index_t, index_t k, lowbit::float16 v) {
-        sum = std::fma(lowbit::to_float(v), inputs()(token, k), sum);
+        sum = std::fma(lowbit::to_float(v), in(token, k), sum);
       });
       expected += sum;
       const float found = outputs()(t, n);
@@ -153,6 +167,8 @@ struct product_state : packed_product {
 
   std::shared_ptr<packed_copies> weights;
   code_format format;
+  lowbit::decorators::hadamard_rotation rotation;
+  lowbit::aligned_buffer<float> rotated;
   kernels::workspace scratch;
 };
 
@@ -234,6 +250,12 @@ code_product with_outliers(code_product p, double share) {
   p.family = "with_outliers";
   p.outliers = share;
   p.format_name = message(p.format_name, "_o", share);
+  return p;
+}
+
+code_product rotated(code_product p) {
+  p.family = "rotated";
+  p.rotated = true;
   return p;
 }
 

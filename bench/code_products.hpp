@@ -37,6 +37,7 @@ struct code_product {
   product_shape shape;
   bool cold;
   double outliers = 0.0;  ///< share of the weights that are stored apart and added (kernels/sparse)
+  bool rotated = false;   ///< whether inputs are rotated first (kernels/hadamard)
 };
 
 /// Codes of `bits` bits around their middle, with an fp16 scale per group (family code_gemm).
@@ -53,6 +54,8 @@ struct code_product {
 
 /// The product with a share of the weights stored apart (family with_outliers).
 [[nodiscard]] code_product with_outliers(code_product p, double share);
+/// The product with rotated inputs (family rotated).
+[[nodiscard]] code_product rotated(code_product p);
 
 /// Registers a product once for every kernel that takes its format. The outputs are compared with
 /// the contract's arithmetic, computed from the codes themselves, with ==.

@@ -47,10 +47,11 @@ struct packed_product {
   }
   [[nodiscard]] double weight_bytes() const { return static_cast<double>(copies[0].size_bytes()); }
 
-  void run() {
+  void run() { run(inputs()); }
+  void run(lowbit::matrix_view<const float> in) {
     const kernels::packed_codes& w = copies[next];
     if (++next == copies.size()) next = 0;
-    activations.assign(inputs(), {.bits = 8, .group_size = w.runs().group_size()}, ctx);
+    activations.assign(in, {.bits = 8, .group_size = w.runs().group_size()}, ctx);
     kernels::code_gemm(w, activations, outputs(), ctx, tile);
   }
 

@@ -124,7 +124,7 @@ void run_sbvr(std::span<const float> importance, std::vector<outcome>& results) 
 template <class T>
 outcome run(const T& t, const char* name) {
   const auto w = weights(3);
-  constexpr index_t cols = 128;
+  const index_t cols = t.columns();
   const auto view = matrix_view<const float>(w.data(), shape.rows, shape.cols).middle_cols(0, cols);
   collector all;
   aligned_buffer<float> out(shape.rows * cols);
@@ -281,6 +281,7 @@ std::vector<outcome> UNIT() {
   std::vector<outcome> results{factors()};
   results.push_back(distortions());
   results.push_back(run(decorators::hadamard_rotation(128, {.seed = 5}), "rotation"));
+  results.push_back(run(decorators::hadamard_rotation(96, {.seed = 5}), "rotation 12 * 8"));
   aligned_buffer<float> scales(128);
   for (index_t k = 0; k < scales.size(); ++k) scales[k] = random_uniform(6, k) + 0.1F;
   results.push_back(run(decorators::column_scaling({}, scales.span()), "scaling"));
