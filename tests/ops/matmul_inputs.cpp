@@ -10,8 +10,10 @@
 #include "executors.hpp"
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
+#include "lowbit/decorators/replicated.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
+#include "lowbit/decorators/with_outliers.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 #include "lowbit/ops/matmul.hpp"
 #include "lowbit/testing/matrices.hpp"
@@ -21,8 +23,10 @@ namespace {
 using namespace lowbit;
 using decorators::output_rotated;
 using decorators::permuted;
+using decorators::replicated;
 using decorators::rotated;
 using decorators::scaled;
+using decorators::with_outliers;
 using formats::uniform_tensor;
 using ops::matmul_options;
 using ops::matmul_path;
@@ -31,7 +35,7 @@ using testing::normal_matrix;
 using nest = rotated<scaled<permuted<uniform_tensor>>>;
 
 constexpr std::uint64_t seed = 71;
-constexpr index_t rows = 37;
+constexpr index_t rows = 44;  // no multiple of a tile; the order of a Hadamard matrix
 constexpr index_t cols = 192;
 constexpr index_t tokens = 13;
 const testing::test_matrix x = normal_matrix({tokens, cols}, seed);
@@ -181,6 +185,72 @@ TEST_CASE("a product with rotated outputs is that of the base, restored") {
   }
   CHECK(ops::explain(w, {}).text().starts_with("rotated outputs, dequantize through eigen"));
   CHECK(ops::dequantize_block_rows(w) % rows == 0);
+}
+
+TEST_CASE("outliers inside and around a rotation, and replicas, multiply on every path") {
+  const decorators::hadamard_rotation turn(cols, {.seed = 4});
+  std::vector<index_t> places;
+  std::vector<float> values;
+  for (index_t i = 0; i < rows * cols; i += 1 + random_bits(5, i) % 200) {
+    places.push_back(i);
+    values.push_back(4.0F * random_normal(6, i));
+  }
+  const layout::sparse_matrix outliers({rows, cols}, places, values);
+  const with_outliers<rotated<uniform_tensor>> around(outliers, {turn, base()});
+  const rotated<with_outliers<uniform_tensor>> inside(turn, {outliers, base()});
+  const replicated<uniform_tensor> twice(decorators::replica_total::mean, {base(), base()});
+  const auto ctx = kernels::context::best();
+
+  const auto check = [&](const auto& w, const auto& expected) {
+    for (const matmul_options& options : all_paths()) {
+      CAPTURE(static_cast<int>(options.path));
+      const auto y = multiply(x.view(), w, ctx, options);
+      CHECK(y == expected(options));
+      CHECK(multiply(x.view(), w, {}, options) ==
+            multiply(x.view(), w, {.allowed = cpu::none}, options));
+    }
+    std::vector<float> packed(tokens * rows);
+    ops::matmul(x.view(), ops::pack(w, ctx), {packed.data(), tokens, rows}, ctx,
+                {.bits = 8, .per_group = true});
+    CHECK(packed == multiply(x.view(), w, ctx, all_paths()[1]));
+    // The values that dequantize() defines, in double: both sides sum K terms in floats.
+    std::vector<float> dense(rows * cols);
+    w.dequantize({0, rows}, {dense.data(), rows, cols});
+    const auto y = multiply(x.view(), w, ctx, {.path = matmul_path::dequantize});
+    for (index_t t = 0; t < tokens; ++t) {
+      for (index_t n = 0; n < rows; ++n) {
+        double exact = 0.0;
+        double w2 = 0.0;
+        double x2 = 0.0;
+        for (index_t k = 0; k < cols; ++k) {
+          const double wk = static_cast<double>(dense[n * cols + k]);
+          const double xk = static_cast<double>(x.values[t * cols + k]);
+          exact += wk * xk;
+          w2 += wk * wk;
+          x2 += xk * xk;
+        }
+        const double bound = static_cast<double>(2 * cols + 160) * 0x1p-24 * std::sqrt(w2 * x2);
+        CHECK(std::fabs(static_cast<double>(y[t * rows + n]) - exact) <= bound);
+      }
+    }
+  };
+  const kernels::packed_sparse sparse(outliers);
+  const auto add_outliers = [&](matrix_view<const float> in, std::vector<float> y) {
+    kernels::add_sparse_product(in, sparse, {y.data(), tokens, rows}, ctx);
+    return y;
+  };
+  std::vector<float> turned(tokens * cols);
+  turn.transform_inputs(x.view(), {turned.data(), tokens, cols}, ctx);
+  const matrix_view<const float> turned_view(turned.data(), tokens, cols);
+  check(around, [&](const matmul_options& options) {
+    return add_outliers(x.view(), multiply(x.view(), around.base(), ctx, options));
+  });
+  check(inside, [&](const matmul_options& options) {
+    return add_outliers(turned_view, multiply(turned_view, base(), ctx, options));
+  });
+  check(twice,
+        [&](const matmul_options& options) { return multiply(x.view(), base(), ctx, options); });
+  CHECK(ops::explain(around, {}).text().starts_with("outliers, rotated inputs, dequantize"));
 }
 
 TEST_CASE("products with transformed inputs do not depend on workers or workspaces", "[any_isa]") {
