@@ -6,8 +6,8 @@
 # tagged [any_isa], because LOWBIT_ISA means nothing to them. Where the machine lacks that tier ctest
 # says "Skipped" (see tests/forced_isa.cpp). Tests run in the source folder (so that a path such as
 # examples/data/x is found) and link lowbit::io unless LIBS says otherwise. HEADER_ONLY: kernels are
-# compiled with the test, as a consumer would, and not linked. QUICK_TO_RUN: even where hardly optimized,
-# which compiles in half the time.
+# compiled with the test, as a consumer would, and not linked. QUICK_TO_RUN: even where hardly optimized
+# (see LowbitDevelopment.cmake).
 function(lowbit_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "HEADER_ONLY;QUICK_TO_RUN" "" "SOURCES;LIBS;LABELS;ISAS")
   if(NOT arg_LIBS)
@@ -24,9 +24,7 @@ function(lowbit_add_test name)
     target_link_libraries(test_${name} PRIVATE lowbit_compiled_kernels)
   endif()
 
-  if(arg_QUICK_TO_RUN)
-    target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O1>)
-  endif()
+  set_target_properties(test_${name} PROPERTIES LOWBIT_QUICK_TO_RUN ${arg_QUICK_TO_RUN})
 
   add_test(NAME ${name} COMMAND test_${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 LABELS "${arg_LABELS}")

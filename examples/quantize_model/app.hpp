@@ -86,6 +86,8 @@ class app {
         ->capture_default_str();
     command.add_flag("--importance", options_.use_importance,
                      "weigh columns by the energy of their calibration activations");
+    command.add_flag("--distortion", options_.distortion,
+                     "measure manifold distortion beside e^T H e, and how far they agree");
     command.add_option("--jobs", options_.jobs, "tensors quantized at the same time")
         ->check(CLI::Range(1, 256))
         ->capture_default_str();
@@ -208,6 +210,7 @@ class app {
     const auto [results, totals] = run_job(how, output_);
     std::printf("%s\n", describe_configuration(how).c_str());
     print_results(results, totals);
+    if (options_.distortion) print_distortion(results);
     print_cost(totals);
     std::printf("wrote %s (%.2f MB)\n", output_.c_str(),
                 static_cast<double>(std::filesystem::file_size(output_)) * 1e-6);
@@ -246,6 +249,12 @@ class app {
     if (per_tensor_) {
       std::printf("\nheld-out outputs (bits/weight), by tensor\n");
       per_tensor_table(results).print(stdout);
+    }
+    if (options_.distortion) {
+      for (std::size_t i = 0; i < results.size(); ++i) {
+        std::printf("\n%s", configurations_[i].c_str());
+        print_distortion(results[i]);
+      }
     }
     if (!output_dir_.empty()) {
       std::printf("wrote %zu checkpoints to %s\n", configurations_.size(), output_dir_.c_str());

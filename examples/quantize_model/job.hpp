@@ -50,6 +50,7 @@ struct tensor_result {
   std::optional<double> calibration_error = {};  ///< relative MSE of the outputs on fitted rows
   std::optional<double> output_error = {};       ///< the same on held-out rows
   double db_above_bound = 0.0;  ///< of the plain quantizer on a Gaussian, from 2^(-2 bits/weight)
+  std::optional<lowbit::outlier::distortion_report> distortion = {};
   double seconds = 0.0;
 };
 
@@ -63,6 +64,7 @@ struct selection {
 struct job_options {
   unsigned jobs = 1;
   bool use_importance = false;  ///< weigh columns by the mean square of their calibration inputs
+  bool distortion = false;      ///< whether to measure manifold distortion
   double holdout = 0.2;  ///< share of calibration rows for judging, where a file has no others
 };
 
@@ -360,7 +362,32 @@ class quantization_job {
     } else if (known.heldout.size() > 0) {
       result.output_error = on_calibration_rows(known.heldout);
     }
+    if (options_.distortion) result.distortion = measure_distortion(item, weights, known, tensor);
     return result;
+  }
+
+  /// Manifold distortion beside tr E H E^T, with H of the rows that errors are judged by, or of all
+  /// that there are.
+  [[nodiscard]] static lowbit::outlier::distortion_report measure_distortion(
+      const work_item& item, lowbit::matrix_view<const float> weights, const layer_inputs& known,
+      lowbit::tensor_ref tensor) {
+    namespace outlier = lowbit::outlier;
+    const auto ctx = lowbit::kernels::context::best();
+    const auto* const rows_from = item.heldout != nullptr ? item.heldout : item.calibration;
+    std::optional<lowbit::observers::second_moments> moments;
+    if (rows_from != nullptr) {
+      const lowbit::row_range all{0, lowbit::io::matrix_shape(*rows_from).rows};
+      lowbit::observers::moment_accumulator inputs(weights.cols());
+      for_each_chunk(
+          item.heldout == nullptr && known.heldout.size() > 0 ? known.heldout : all,
+          [&](lowbit::row_range rows) { inputs.add(float_matrix(*rows_from, rows).view(), ctx); });
+      moments = inputs.finish();
+    }
+    const outlier::weight_manifold manifold(weights, outlier::manifold_params_for(weights.rows()),
+                                            ctx);
+    return outlier::md_report(
+        manifold, weights, tensor,
+        moments ? std::as_const(*moments).matrix() : lowbit::matrix_view<const double>{}, ctx);
   }
 
   /// db_above_bound(), once for each shape.

@@ -191,6 +191,33 @@ inline void print_results(const std::vector<tensor_result>& results, const run_t
   print_legend(totals.calibration_error || totals.output_error);
 }
 
+/// Manifold distortion beside the error that predicts loss: a row per tensor that has it measured.
+inline void print_distortion(const std::vector<tensor_result>& results) {
+  table rows({"tensor", "MD", "95 %", "md_frac", "isotropic", "e^T H e", "rank of MD",
+              "rank of |e|", "flags"});
+  for (const tensor_result& r : results) {
+    if (!r.distortion) continue;
+    const lowbit::outlier::distortion_report& d = *r.distortion;
+    std::string flags;
+    const auto add_flag = [&](lowbit::index_t count, const char* what) {
+      if (count == 0) return;
+      flags += lowbit::detail::message(flags.empty() ? "" : ", ", count, what);
+    };
+    add_flag(d.undefined, " blocks undefined");
+    add_flag(d.no_normal_space, " blocks without normal space");
+    add_flag(d.sparse_stripes, " stripes of few points");
+    rows.add({r.name, show("%.3f", d.md), show("%.3f", d.md_percentile_95), show("%.3f", d.md_frac),
+              show("%.3f", d.isotropic_frac), show("%.4g", d.hessian_error),
+              show("%.2f", d.md_rank), show("%.2f", d.error_rank), flags});
+  }
+  std::printf("\nmanifold distortion, a diagnostic: it predicts neither loss nor privacy\n");
+  rows.print(stdout);
+  std::printf(
+      "isotropic: md_frac of an error without direction; e^T H e: tr E H E^T on the rows that "
+      "judge; "
+      "rank: Spearman's correlation with it, over blocks of weights\n");
+}
+
 /// What the run took, in one line.
 inline void print_cost(const run_totals& totals) {
   std::printf(
@@ -228,6 +255,15 @@ inline void print_cost(const run_totals& totals) {
                                {"bytes", r.bits / 8}};
     if (r.quantized) {
       row.update(errors_as_json(errors_of(r)));
+      if (r.distortion) {
+        row["manifold_distortion"] = {{"md", r.distortion->md},
+                                      {"md_percentile_95", r.distortion->md_percentile_95},
+                                      {"md_frac", r.distortion->md_frac},
+                                      {"isotropic_frac", r.distortion->isotropic_frac},
+                                      {"hessian_error", r.distortion->hessian_error},
+                                      {"md_rank", r.distortion->md_rank},
+                                      {"error_rank", r.distortion->error_rank}};
+      }
       row["seconds"] = r.seconds;
     }
     tensors.push_back(std::move(row));

@@ -66,6 +66,14 @@ struct manifold_params {
   }
 };
 
+/// The default params, with blocks narrow enough for a matrix of so few rows: twice as many points
+/// as coordinates tell a tangent, so far as there are any.
+[[nodiscard]] constexpr manifold_params manifold_params_for(index_t rows) noexcept {
+  manifold_params params;
+  while (params.dimension > 2 && rows < 2 * index_t{params.dimension}) params.dimension /= 2;
+  return params;
+}
+
 /// What is special about a block.
 enum class block_flag : std::uint8_t {
   none,

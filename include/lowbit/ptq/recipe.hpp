@@ -276,12 +276,9 @@ class recipe_run {
     return outlier::choose(matrix_view<const float>(scores.view()), budget);
   }
 
-  /// Blocks are as wide as N rows can tell a tangent of, 32 columns at most.
   [[nodiscard]] std::vector<index_t> choose_by_distortion(matrix_view<const float> w,
                                                           const outlier::budget& budget) const {
-    outlier::manifold_params params;
-    while (params.dimension > 2 && w.rows() < 2 * index_t{params.dimension}) params.dimension /= 2;
-    const outlier::weight_manifold manifold(w, params, ctx_);
+    const outlier::weight_manifold manifold(w, outlier::manifold_params_for(w.rows()), ctx_);
     float_matrix trial(w.shape());
     const auto tensor = q_.quantize(w, {.importance = known_.importance});
     tensor.dequantize({0, w.rows()}, trial.view());
