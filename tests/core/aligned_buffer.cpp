@@ -52,6 +52,17 @@ TEST_CASE("aligned_buffer: from 2 MiB on it starts a huge page") {
   }
 }
 
+TEST_CASE("aligned_buffer: an eighth of a huge page starts one if that is asked for") {
+  const index_t eighth = aligned_buffer<std::uint8_t>::huge_page / 8;
+  for (const index_t size : {eighth, eighth + 1}) {
+    const aligned_buffer<std::uint8_t> b(size, huge_pages::even_for_part);
+    CHECK(address(b) % (std::uintptr_t{2} << 20U) == 0);
+    const aligned_buffer<std::uint8_t> copy(b);
+    CHECK(address(copy) % (std::uintptr_t{2} << 20U) == 0);
+    CHECK(std::all_of(copy.begin(), copy.end(), [](std::uint8_t x) { return x == 0; }));
+  }
+}
+
 TEST_CASE("aligned_buffer: empty ones own nothing") {
   const aligned_buffer<int> none;
   const aligned_buffer<int> zero(0);

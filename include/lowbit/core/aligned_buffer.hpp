@@ -5,6 +5,7 @@
 // translation); every element is zero at first; copying is explicit in meaning (deep).
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <span>
@@ -20,8 +21,9 @@
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 
 /// What lies on huge pages: all of a buffer, which then takes whole ones, or only the part that
-/// fills whole ones, so that no memory is used beyond the last element.
-enum class huge_pages : bool { where_they_fit, for_all };
+/// fills whole ones, so that no memory is used beyond the last element. `even_for_part`: from an
+/// eighth of one on, for what is read so often that speed is worth the rest of the page.
+enum class huge_pages : std::uint8_t { where_they_fit, for_all, even_for_part };
 
 /// What may be copied byte by byte.
 template <class T>
@@ -41,7 +43,7 @@ class aligned_buffer {
       : size_(size), pages_(pages) {
     if (size == 0) return;
     const index_t bytes = checked_mul(size, sizeof(T), "buffer size");
-    const bool huge = bytes >= huge_page;
+    const bool huge = bytes >= (pages == huge_pages::even_for_part ? huge_page / 8 : huge_page);
     const index_t align = huge ? huge_page : alignment;
     const index_t padded =
         checked_mul(div_up(bytes, align), align, "buffer size rounded up to its alignment");
@@ -49,7 +51,8 @@ class aligned_buffer {
     LOWBIT_CHECK(data_ != nullptr, system, "cannot allocate ", padded, " bytes");
 #if defined(__linux__)
     if (huge) {
-      const index_t advised = pages == huge_pages::for_all ? padded : bytes / huge_page * huge_page;
+      const index_t advised =
+          pages == huge_pages::where_they_fit ? bytes / huge_page * huge_page : padded;
       static_cast<void>(::madvise(data_, advised, MADV_HUGEPAGE));  // a hint: may fail
     }
 #endif

@@ -115,7 +115,7 @@ class packed_sparse {
         begins_[i + 1] = begins_[i] + depth;
       }
     }
-    steps_ = aligned_buffer<sparse_step>(begins_[begins_.size() - 1]);
+    steps_ = aligned_buffer<sparse_step>(begins_[begins_.size() - 1], huge_pages::even_for_part);
     for (index_t slice = 0; slice < slices(); ++slice) {
       for (index_t panel = 0; panel < panels(); ++panel) {
         const auto out =
