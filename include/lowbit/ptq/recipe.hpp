@@ -103,9 +103,10 @@ struct recipe {
       1000.0);
     v({"qep", "share of the correction for inputs that quantized layers have distorted"}, r.qep,
       0.0, 1.0);
-    v({"outliers", "share of the weights that are stored apart as fp16"}, r.outliers, 0.0, 0.25);
-    v({"outliers_budget", "the same as bits per weight, positions counted"}, r.outliers_budget, 0.0,
-      8.0);
+    v({"outliers", "share of the weights that are stored apart as fp16, such as 0.5%"}, r.outliers,
+      0.0, 0.25);
+    v({"outliers_budget", "the same in bits per weight, positions counted: outliers=budget=0.1"},
+      r.outliers_budget, 0.0, 8.0);
     v({"criterion",
        "of outliers: magnitude, what they mean to the outputs (needs calibration), or the "
        "manifold distortion that they take away"},
