@@ -5,13 +5,13 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "check_decorated.hpp"
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/decorators/scaled.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 #include "lowbit/testing/archetype.hpp"
-#include "lowbit/testing/format.hpp"
 #include "lowbit/testing/matrices.hpp"
 #include "make_transforms.hpp"
 
@@ -29,11 +29,7 @@ constexpr std::uint64_t seed = 51;
 
 template <class T>
 void check(const T& t) {
-  INFO(std::string(T::format::name) << ", seed " << seed);
-  const auto list = testing::check_tensor(t);
-  INFO(testing::failures(list));
-  CHECK(testing::all_passed(list));
-  CHECK(t.storage_bits() >= t.base().storage_bits());
+  test::check_decorated(t, seed);
 }
 
 }  // namespace

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "check_decorated.hpp"
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 #include "lowbit/testing/archetype.hpp"
-#include "lowbit/testing/format.hpp"
 #include "lowbit/testing/matrices.hpp"
 
 namespace {
@@ -27,10 +27,7 @@ constexpr std::uint64_t seed = 71;
 
 template <class T>
 void check(const T& t) {
-  INFO(std::string(T::format::name) << ", seed " << seed);
-  const auto list = testing::check_tensor(t);
-  INFO(testing::failures(list));
-  CHECK(testing::all_passed(list));
+  test::check_decorated(t, seed);
 }
 
 /// Different matrices: replicas need not have anything to do with each other.

@@ -148,13 +148,13 @@ TEST_CASE("a rotation is orthonormal, and its transpose undoes it") {
     const hadamard_rotation t(columns, {.seed = 5});
     const auto x = normal_row(columns);
     const auto turned = input(t, x);
-    // Each way: log2(power) sums, dense - 1 sums in a row, a product and two roundings of the
-    // scale, each relative to the norm; both ways twice that. gamma(2 n) <= 3 n u for n this small.
-    // (Sums in a row are relative to their terms, and these to the norm up to a factor of
-    // sqrt(dense), which errors that do not all point one way keep far from.)
+    // Each way: log2(power) stages, a product and two roundings of the scale, each relative to the
+    // norm; and m - 1 sums in a row, relative to the sum of the magnitudes of m terms, whose norm
+    // over all outputs is at most m, and so sqrt(m) times that of the outputs. Both ways twice
+    // that. gamma(2 n) <= 3 n u for n this small.
     const auto factors = linalg::hadamard_order(t.block());
-    const double n =
-        std::log2(static_cast<double>(factors.power)) + static_cast<double>(factors.dense) + 2.0;
+    const auto m = static_cast<double>(factors.dense);
+    const double n = std::log2(static_cast<double>(factors.power)) + (m - 1.0) * std::sqrt(m) + 3.0;
     CAPTURE(columns, t.block(), seed);
     CHECK(distance(restored(t, turned), x) <= 3.0 * n * 0x1p-24 * norm(x));
     CHECK(std::fabs(norm(turned) - norm(x)) <= 3.0 * n * 0x1p-24 * norm(x));

@@ -119,8 +119,9 @@ std::string difference(const stored& a, const T& tensor) {
 }
 
 /// The objective of the outcome is tr E H E^T with E = W - Ŵ, but computed of B and B̂, and Ŵ is
-/// restored from B̂ in floats. A rotation of m 2^n columns rounds m - 1 + n times and by its scale
-/// (twice, as that is rounded itself), a scaling once, each way, and scaling back enlarges what was
+/// restored from B̂ in floats. A rotation of m 2^n columns rounds n + (m - 1) sqrt(m) times the norm
+/// (tests/decorators/transforms.cpp) and by its scale (twice, as that is rounded itself), a scaling
+/// once, each way, and scaling back enlarges what was
 /// rounded before by the ratio of the scales at most. With |dE| the sum of it, square roots of
 /// objectives differ by at most |dE| sqrt(tr H).
 double root_bound(const recipe& how, const layer& l, matrix_view<const double> h) {
@@ -131,7 +132,7 @@ double root_bound(const recipe& how, const layer& l, matrix_view<const double> h
   const auto [low, high] =
       std::minmax_element(l.moments.mean_magnitude.begin(), l.moments.mean_magnitude.end());
   const double ratio = how.scale == column_scales::awq ? 1.01 * *high / *low : 1.0;
-  constexpr double roundings = 2.0 * (19.0 + 2.0 + 2.0) + 2.0;
+  constexpr double roundings = 2.0 * (2.0 + 19.0 * 4.48 + 2.0) + 2.0;
   return roundings * 0x1p-24 * ratio * std::sqrt(energy) * std::sqrt(trace);
 }
 
