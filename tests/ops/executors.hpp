@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <initializer_list>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -11,17 +12,27 @@
 
 namespace test {
 
-/// One thread, but last task first and workers taken in turn.
+/// One thread, but last task first and workers taken in turn. Fails the test if a task asks for
+/// more tasks: a pool of threads would wait for itself, and both would use the same scratch.
 class backwards_executor final : public lowbit::executor {
  public:
   explicit backwards_executor(lowbit::index_t workers) : workers_(workers) {}
   [[nodiscard]] lowbit::index_t workers() const noexcept override { return workers_; }
   void parallel_for(lowbit::index_t tasks, task run) override {
+    if (runs_) throw std::logic_error("parallel_for() inside a task");
+    runs_ = true;
+    const ended at_the_end{runs_};
     for (lowbit::index_t i = tasks; i-- > 0;) run(i, i % workers_);
   }
 
  private:
+  struct ended {
+    bool& runs;
+    ~ended() { runs = false; }
+  };
+
   lowbit::index_t workers_;
+  bool runs_ = false;
 };
 
 /// Real threads that take tasks as they come.

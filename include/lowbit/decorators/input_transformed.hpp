@@ -80,9 +80,7 @@ class input_transformed {
                 const Product& product) const {
     aligned_buffer<float> values(checked_mul(x.rows(), x.cols(), "transformed inputs"));
     const matrix_view<float> transformed(values.data(), x.rows(), x.cols());
-    kernels::parallel_for_blocks(ctx, x.rows(), transform_block_tokens, [&](row_range tokens) {
-      transform_inputs(x.middle_rows(tokens), transformed.middle_rows(tokens), ctx);
-    });
+    transform_inputs(x, transformed, ctx);
     product(index_t{0}, transformed, y);
   }
   [[nodiscard]] static constexpr std::string_view product_step() noexcept {

@@ -119,10 +119,7 @@ class output_transformed {
     aligned_buffer<float> values(checked_mul(y.rows(), y.cols(), "outputs of the base"));
     const matrix_view<float> outputs(values.data(), y.rows(), y.cols());
     product(index_t{0}, x, outputs);
-    kernels::parallel_for_blocks(ctx, y.rows(), transform_block_tokens, [&](row_range tokens) {
-      decorators::restore_rows(transform_, matrix_view<const float>(outputs.middle_rows(tokens)),
-                               y.middle_rows(tokens), ctx);
-    });
+    decorators::restore_rows(transform_, matrix_view<const float>(outputs), y, ctx);
   }
   [[nodiscard]] static constexpr std::string_view product_step() noexcept {
     return Transform::outputs_step;

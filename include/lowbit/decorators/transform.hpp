@@ -34,7 +34,7 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::decorators {
 ///  * restore_weights(b, out): out = T^T b, a row of B to a row of W. With transform_input this
 ///    DEFINES the map; transform_weights agrees with it up to rounding.
 ///  * transform_inputs(x, out, ctx) and restore_rows(b, out, ctx), optional: the same for matrices
-///    [M, K] of rows, with the same bits, faster.
+///    [M, K] of rows, with the same bits, faster; on ctx's executor.
 ///  * for_each_buffer, from_buffers(columns, params, source): as for a quantized_tensor; buffers
 ///    have names that no format uses.
 /// All spans have K elements and do not overlap. Const functions are thread-safe.
@@ -69,7 +69,8 @@ void check_columns(const T& t, shape2 in, shape2 out) {
 inline constexpr index_t transform_block_tokens = 4;
 
 /// The inputs x [M, K] as B meets them: out [M, K] = x T^T, by t.transform_inputs(x, out, ctx)
-/// where T has that, with the same bits. x and out do not overlap. Refuses other shapes (shape).
+/// where T has that, with the same bits. x and out do not overlap. Uses ctx's executor and scratch.
+/// Refuses other shapes (shape).
 template <input_transform T>
 void transform_inputs(const T& t, matrix_view<const float> x, matrix_view<float> out,
                       const kernels::context& ctx) {
@@ -77,7 +78,9 @@ void transform_inputs(const T& t, matrix_view<const float> x, matrix_view<float>
   if constexpr (requires { t.transform_inputs(x, out, ctx); }) {
     t.transform_inputs(x, out, ctx);
   } else {
-    for (index_t r = 0; r < x.rows(); ++r) t.transform_input(x.row(r), out.row(r));
+    kernels::parallel_for_blocks(ctx, x.rows(), transform_block_tokens, [&](row_range rows) {
+      for (index_t r = rows.begin; r < rows.end; ++r) t.transform_input(x.row(r), out.row(r));
+    });
   }
 }
 
@@ -90,7 +93,9 @@ void restore_rows(const T& t, matrix_view<const float> b, matrix_view<float> out
   if constexpr (requires { t.restore_rows(b, out, ctx); }) {
     t.restore_rows(b, out, ctx);
   } else {
-    for (index_t r = 0; r < b.rows(); ++r) t.restore_weights(b.row(r), out.row(r));
+    kernels::parallel_for_blocks(ctx, b.rows(), transform_block_tokens, [&](row_range rows) {
+      for (index_t r = rows.begin; r < rows.end; ++r) t.restore_weights(b.row(r), out.row(r));
+    });
   }
 }
 

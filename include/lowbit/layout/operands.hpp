@@ -71,7 +71,7 @@ concept code_operand = quantized_tensor<T> &&
 /// y = W x = B (T x).
 ///  * base(): the tensor of B, whatever it is; its shape is that of W.
 ///  * transform_inputs(x, out, ctx): out [M, K] = x T^T, each token (row) by itself; they do not
-///  overlap. Uses what ctx allows, but no threads of it; the bits do not depend on it.
+///  overlap. Uses ctx's executor and scratch; the bits do not depend on ctx.
 /// The product may differ from one with dequantize() by rounding only.
 template <class T>
 concept input_transformed_operand = quantized_tensor<T> &&

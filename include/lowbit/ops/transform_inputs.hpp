@@ -1,7 +1,6 @@
 // ops/transform_inputs.hpp: the inputs of a decorated tensor, as its base meets them. Layer L4.
 #pragma once
 
-#include "lowbit/decorators/transform.hpp"
 #include "lowbit/layout/operands.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
@@ -15,10 +14,7 @@ void transform_inputs(matrix_view<const float> x, const T& w, matrix_view<float>
   LOWBIT_CHECK(x.cols() == w.shape().cols && x.shape() == out.shape(), shape, "inputs [", x.rows(),
                ", ", x.cols(), "] of weights with ", w.shape().cols, " columns do not fit [",
                out.rows(), ", ", out.cols(), "]");
-  kernels::parallel_for_blocks(
-      ctx, x.rows(), decorators::transform_block_tokens, [&](row_range tokens) {
-        w.transform_inputs(x.middle_rows(tokens), out.middle_rows(tokens), ctx);
-      });
+  w.transform_inputs(x, out, ctx);
 }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops
