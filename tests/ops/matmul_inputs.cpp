@@ -184,7 +184,7 @@ TEST_CASE("a product with rotated outputs is that of the base, restored") {
           multiply(x.view(), w, {}, options));
   }
   CHECK(ops::explain(w, {}).text().starts_with("rotated outputs, dequantize through eigen"));
-  CHECK(ops::dequantize_block_rows(w) % rows == 0);
+  CHECK(dequantize_block_rows(w) % rows == 0);
 }
 
 TEST_CASE("outliers inside and around a rotation, and replicas, multiply on every path") {

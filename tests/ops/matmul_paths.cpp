@@ -237,7 +237,7 @@ TEST_CASE("a workspace is grown once and used again, whatever was left in it") {
   const kernels::context with{.scratch = &scratch};
   CHECK(multiply(inputs, w, with, options) == expected);
   const auto slot = scratch.slot(0);
-  CHECK(slot.size() >= ops::dequantize_block_rows(w) * weights.shape.cols * sizeof(float));
+  CHECK(slot.size() >= dequantize_block_rows(w) * weights.shape.cols * sizeof(float));
   std::fill(slot.begin(), slot.end(), std::byte{0xff});
   CHECK(multiply(inputs, w, with, options) == expected);
   CHECK(scratch.slot(0).data() == slot.data());

@@ -5,6 +5,7 @@
 // once, not once per type. Products are not here: they need the type.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "lowbit/core/quantized_tensor.hpp"
@@ -86,5 +87,14 @@ class tensor_ref {
   const void* object_;
   const functions* functions_;
 };
+
+/// Rows that are dequantized at a time wherever a whole matrix would be too much memory: at least
+/// 64, and whole blocks of rows that cannot be had one by one (row_coupled_tensor). Fixed, so that
+/// results do not depend on how many threads share the work.
+[[nodiscard]] inline index_t dequantize_block_rows(tensor_ref t) {
+  constexpr index_t least = 64;
+  const index_t coupled = std::max<index_t>(t.coupled_rows(), 1);
+  return div_up(least, coupled) * coupled;
+}
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE

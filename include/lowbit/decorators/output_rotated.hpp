@@ -20,7 +20,7 @@ class output_rotation : public hadamard_rotation {
     using params = hadamard_rotation::format::params;
     static void describe(params& p, params_visitor& v) {
       v({"output_rotation_block", "rows that turn together: see rotation_block"}, p.block,
-        std::uint32_t{0}, std::uint32_t{1} << 31U);
+        std::uint32_t{0}, max_block);
       v({"output_rotation_seed", "of the random signs of rows"}, p.seed, std::uint32_t{0},
         std::numeric_limits<std::uint32_t>::max());
     }

@@ -109,9 +109,10 @@ class hadamard_rotation {
     return {columns, params};
   }
 
- private:
+ protected:
   static constexpr std::uint32_t max_block = std::uint32_t{1} << 31U;
 
+ private:
   [[nodiscard]] static bool is_possible(index_t columns, index_t block) noexcept {
     return block != 0 && columns % block == 0 && linalg::hadamard_order(block).exist();
   }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "lowbit/core/aligned_buffer.hpp"
@@ -52,6 +53,14 @@ struct context {
     return isa == nullptr || *isa == '\0' ? all : all.narrowed_to(isa);
   }
 
+  /// This context for the inside of a task: without threads, and with scratch of its own, if any.
+  [[nodiscard]] context serial(workspace* own = nullptr) const noexcept {
+    context alone = *this;
+    alone.threads = nullptr;
+    alone.scratch = own;
+    return alone;
+  }
+
   /// This context with the features of one tier (cpu::tiers) at most, such as "scalar" or "avx2".
   /// Refuses a tier that is unknown or that this context does not support, listing those it does.
   [[nodiscard]] context narrowed_to(std::string_view tier_name) const {
@@ -77,11 +86,17 @@ inline void parallel_for(const context& ctx, index_t tasks, executor::task run) 
   (ctx.threads != nullptr ? *ctx.threads : static_cast<executor&>(serial)).parallel_for(tasks, run);
 }
 
-/// Calls run(range) for ranges of `size` items (the last may be shorter) that cover `count`.
+/// Calls run(range), or run(range, worker), for ranges of `size` items (the last may be shorter)
+/// that cover `count`.
 template <class Run>
 void parallel_for_blocks(const context& ctx, index_t count, index_t size, const Run& run) {
-  parallel_for(ctx, div_up(count, size), [&](index_t i, index_t) {
-    run(row_range{i * size, std::min((i + 1) * size, count)});
+  parallel_for(ctx, div_up(count, size), [&](index_t i, index_t worker) {
+    const row_range range{i * size, std::min((i + 1) * size, count)};
+    if constexpr (std::is_invocable_v<const Run&, row_range, index_t>) {
+      run(range, worker);
+    } else {
+      run(range);
+    }
   });
 }
 

@@ -8,15 +8,6 @@
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
 
-/// Rows that are dequantized at a time wherever a whole matrix would be too much memory: at least
-/// 64, and whole blocks of rows that cannot be had one by one (row_coupled_tensor). Fixed, so that
-/// results do not depend on how many threads share the work.
-[[nodiscard]] inline index_t dequantize_block_rows(tensor_ref t) {
-  constexpr index_t least = 64;
-  const index_t coupled = std::max<index_t>(t.coupled_rows(), 1);
-  return div_up(least, coupled) * coupled;
-}
-
 /// Writes the whole tensor [N, K] to `out`. Refuses an output of another shape (shape).
 inline void dequantize(tensor_ref t, matrix_view<float> out, const kernels::context& ctx) {
   LOWBIT_CHECK(out.shape() == t.shape(), shape, "a tensor of [", t.shape().rows, ", ",

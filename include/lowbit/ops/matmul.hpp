@@ -248,8 +248,7 @@ void matmul_dequantize(matrix_view<const float> x, const T& w, matrix_view<float
   kernels::workspace own;
   kernels::workspace& scratch = ctx.scratch != nullptr ? *ctx.scratch : own;
   scratch.reserve(kernels::workers(ctx), checked_mul(block_size, sizeof(float), "block"));
-  kernels::parallel_for(ctx, div_up(shape.rows, block_rows), [&](index_t i, index_t worker) {
-    const row_range rows{i * block_rows, std::min((i + 1) * block_rows, shape.rows)};
+  kernels::parallel_for_blocks(ctx, shape.rows, block_rows, [&](row_range rows, index_t worker) {
     auto* const values = reinterpret_cast<float*>(scratch.slot(worker).data());
     const matrix_view<float> block(values, rows.size(), shape.cols);
     w.dequantize(rows, block);
@@ -334,12 +333,9 @@ void matmul_bit_serial(matrix_view<const float> x, const T& w, matrix_view<float
                                              ctx);
   const kernels::plane_activations planes(codes, ctx);
   const auto run = kernels::select_bit_gemm(ctx.allowed).run;
-  const index_t rows = w.shape().rows;
-  kernels::parallel_for(ctx, div_up(rows, kernels::bit_gemm_tile_rows), [&](index_t tile, index_t) {
-    const index_t begin = tile * kernels::bit_gemm_tile_rows;
-    multiply_tile(w, {begin, std::min(begin + kernels::bit_gemm_tile_rows, rows)}, codes, planes, y,
-                  run);
-  });
+  kernels::parallel_for_blocks(
+      ctx, w.shape().rows, kernels::bit_gemm_tile_rows,
+      [&](row_range rows) { multiply_tile(w, rows, codes, planes, y, run); });
 }
 
 /// Packs and multiplies tile by tile, so that memory stays bounded.
@@ -348,15 +344,9 @@ void matmul_int8(matrix_view<const float> x, const T& w, matrix_view<float> y,
                  const kernels::context& ctx, const activation_quantization& how) {
   const kernels::int8_activations codes(
       x, {.bits = how.bits, .group_size = w.group_size(), .per_group = how.per_group}, ctx);
-  kernels::context serial = ctx;
-  serial.threads = nullptr;
-  serial.scratch = nullptr;
-  const index_t rows = w.shape().rows;
-  kernels::parallel_for(ctx, div_up(rows, kernels::code_tile_rows), [&](index_t tile, index_t) {
-    const index_t begin = tile * kernels::code_tile_rows;
-    const row_range range{begin, std::min(begin + kernels::code_tile_rows, rows)};
-    kernels::code_gemm(pack(w, range, serial), codes, y.middle_cols(range.begin, range.end),
-                       serial);
+  const kernels::context serial = ctx.serial();
+  kernels::parallel_for_blocks(ctx, w.shape().rows, kernels::code_tile_rows, [&](row_range rows) {
+    kernels::code_gemm(pack(w, rows, serial), codes, y.middle_cols(rows.begin, rows.end), serial);
   });
 }
 

@@ -96,7 +96,7 @@ inline void pick_until(double limit, matrix_view<const double> p, std::span<doub
                policy.classes.size(), " classes for ", n * stripes, " blocks");
   aligned_buffer<float> scores(weights.shape().size());
   kernels::parallel_for(ctx, stripes, [&](index_t c, index_t) {
-    const kernels::context alone{.allowed = ctx.allowed};
+    const kernels::context alone = ctx.serial();
     const stripe_geometry& s = manifold.stripes()[c];
     const index_t d = s.width;
     if (!(s.unit() > 0.0)) return;

@@ -39,7 +39,7 @@ inline void check_hessian(matrix_view<const double> h, index_t cols) {
   std::vector<double> out(checked_mul(n, stripes, "blocks"));
   kernels::parallel_for(ctx, stripes, [&](index_t c, index_t) {
     const stripe_geometry& s = manifold.stripes()[c];
-    const kernels::context alone{.allowed = ctx.allowed};
+    const kernels::context alone = ctx.serial();
     detail::columns_buffer errors = detail::stripe_errors(s, weights, approximation);
     detail::columns_buffer turned(s.width, n);
     const auto e = errors.view();

@@ -88,14 +88,10 @@ inline void remove_outliers(matrix_view<const float> w, std::span<const index_t>
                "] and a Hessian of [", h.rows(), ", ", h.cols(), "] for weights of [", shape.rows,
                ", ", shape.cols, "]");
   std::vector<float> values(places.size());
-  const index_t coupled = std::max<index_t>(base.coupled_rows(), 1);
-  const index_t block_rows = div_up(64, coupled) * coupled;
+  const index_t block_rows = dequantize_block_rows(base);
   std::vector<kernels::workspace> scratch(kernels::workers(ctx));
-  kernels::parallel_for(ctx, div_up(shape.rows, block_rows), [&](index_t task, index_t worker) {
-    kernels::context serial = ctx;
-    serial.threads = nullptr;
-    serial.scratch = &scratch[worker];
-    const row_range rows{task * block_rows, std::min((task + 1) * block_rows, shape.rows)};
+  kernels::parallel_for_blocks(ctx, shape.rows, block_rows, [&](row_range rows, index_t worker) {
+    const kernels::context serial = ctx.serial(&scratch[worker]);
     aligned_buffer<float> block(rows.size() * shape.cols);
     const matrix_view<float> b(block.data(), rows.size(), shape.cols);
     base.dequantize(rows, b);

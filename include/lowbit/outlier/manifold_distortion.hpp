@@ -186,7 +186,7 @@ class weight_manifold {
       s.has_few_points = k < 2 * s.width;
       const auto points = weights.middle_cols(s.begin, s.begin + s.width);
       // A task on its own: another context would share the scratch of this one.
-      const kernels::context alone{.allowed = ctx.allowed};
+      const kernels::context alone = ctx.serial();
       is_local ? fit_blocks(c, points, k, alone) : fit_stripe(c, points, k, alone);
       finish(c);
     });
@@ -428,7 +428,7 @@ inline void check_approximation(const weight_manifold& m, matrix_view<const floa
   layer_distortion out{n, manifold.stripes().size(), {}};
   out.blocks.resize(checked_mul(n, out.stripes, "blocks"));
   kernels::parallel_for(ctx, out.stripes, [&](index_t c, index_t) {
-    const kernels::context alone{.allowed = ctx.allowed};
+    const kernels::context alone = ctx.serial();
     const stripe_geometry& s = manifold.stripes()[c];
     detail::columns_buffer errors = detail::stripe_errors(s, weights, approximation);
     const auto e = errors.view();

@@ -126,9 +126,8 @@ class coding {
 
   /// Levels fitted to the weights as they are and the nearest code of each: round to nearest.
   void round_to_nearest(std::span<const float> importance, const kernels::context& ctx) {
-    kernels::parallel_for(ctx, div_up(weights_.rows(), rows_of_a_task), [&](index_t i, index_t) {
-      const index_t end = std::min((i + 1) * rows_of_a_task, weights_.rows());
-      for (index_t r = i * rows_of_a_task; r < end; ++r) {
+    kernels::parallel_for_blocks(ctx, weights_.rows(), rows_of_a_task, [&](row_range rows) {
+      for (index_t r = rows.begin; r < rows.end; ++r) {
         for (index_t g = 0; g < groups_; ++g) {
           const row_range columns = columns_of(g);
           const auto x = weights_.row(r).subspan(columns.begin, columns.size());
@@ -184,15 +183,6 @@ class task_counter {
   std::mutex mutex_;
   index_t done_ = 0;
 };
-
-/// What a task of an executor may use: a serial context with scratch of its own.
-[[nodiscard]] inline kernels::context serial_context(const kernels::context& ctx,
-                                                     kernels::workspace& scratch) noexcept {
-  kernels::context serial = ctx;
-  serial.threads = nullptr;
-  serial.scratch = &scratch;
-  return serial;
-}
 
 /// `count` rounded up to what an axpy takes.
 [[nodiscard]] constexpr index_t padded(index_t count) noexcept {

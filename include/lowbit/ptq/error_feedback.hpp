@@ -239,12 +239,12 @@ void apply_feedback(coding<C>& state, matrix_view<const double> h,
   const index_t tasks = div_up(shape.rows, rows_of_a_task);
   detail::task_counter finished(options.progress, "feedback", tasks);
   std::vector<kernels::workspace> scratch(kernels::workers(ctx));
-  kernels::parallel_for(ctx, tasks, [&](index_t task, index_t worker) {
-    const row_range rows{task * rows_of_a_task, std::min((task + 1) * rows_of_a_task, shape.rows)};
-    const kernels::context serial = detail::serial_context(ctx, scratch[worker]);
-    detail::feedback_rows<C>(state, rows, u, options, importance, serial).run(ends);
-    finished.finished();
-  });
+  kernels::parallel_for_blocks(
+      ctx, shape.rows, rows_of_a_task, [&](row_range rows, index_t worker) {
+        const kernels::context serial = ctx.serial(&scratch[worker]);
+        detail::feedback_rows<C>(state, rows, u, options, importance, serial).run(ends);
+        finished.finished();
+      });
 }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ptq

@@ -227,7 +227,7 @@ std::vector<double> refine(coding<C>& state, matrix_view<const double> h,
   std::vector<kernels::workspace> scratch(kernels::workers(ctx));
   kernels::parallel_for(ctx, tasks, [&](index_t task, index_t worker) {
     const row_range rows{task * rows_of_a_task, std::min((task + 1) * rows_of_a_task, shape.rows)};
-    const kernels::context serial = detail::serial_context(ctx, scratch[worker]);
+    const kernels::context serial = ctx.serial(&scratch[worker]);
     detail::refined_rows<C> block(state, rows, h, serial);
     of_task[task * objectives.size()] = block.objective();
     for (unsigned round = 0; round < options.rounds; ++round) {

@@ -101,9 +101,8 @@ class activation_loss {
 
   template <class F>
   void for_each_row(index_t count, const F& f) const {
-    constexpr index_t rows = 16;
-    kernels::parallel_for(ctx_, div_up(count, rows), [&](index_t task, index_t) {
-      for (index_t i = task * rows; i < std::min((task + 1) * rows, count); ++i) f(i);
+    kernels::parallel_for_blocks(ctx_, count, 16, [&](row_range rows) {
+      for (index_t i = rows.begin; i < rows.end; ++i) f(i);
     });
   }
 

@@ -71,9 +71,8 @@ void rotate_lines(const R& r, index_t lines, const Load& load, const Store& stor
     const matrix_view<double> x(from.data(), count, n);
     const matrix_view<double> y(to.data(), count, n);
     const auto for_each_line = [&](auto&& f) {
-      kernels::parallel_for(ctx, div_up(count, lines_of_task), [&](index_t task, index_t) {
-        const index_t first = task * lines_of_task;
-        for (index_t i = first; i < std::min(first + lines_of_task, count); ++i) f(i);
+      kernels::parallel_for_blocks(ctx, count, lines_of_task, [&](row_range some) {
+        for (index_t i = some.begin; i < some.end; ++i) f(i);
       });
     };
     for_each_line([&](index_t i) { load(begin + i, x.row(i)); });

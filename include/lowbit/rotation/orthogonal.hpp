@@ -118,11 +118,8 @@ void rotate_rows(const R& r, matrix_view<const double> x, matrix_view<double> ou
     for (index_t i = 0; i < out.rows(); ++i) std::fill_n(out.row(i).data(), out.cols(), 0.0);
     kernels::add_product(out, kernels::dense_sign::add, x, r.matrix(), ctx);
   } else {
-    constexpr index_t rows = 16;
-    kernels::parallel_for(ctx, div_up(x.rows(), rows), [&](index_t task, index_t) {
-      for (index_t i = task * rows; i < std::min((task + 1) * rows, x.rows()); ++i) {
-        r.transform_input(x.row(i), out.row(i));
-      }
+    kernels::parallel_for_blocks(ctx, x.rows(), 16, [&](row_range rows) {
+      for (index_t i = rows.begin; i < rows.end; ++i) r.transform_input(x.row(i), out.row(i));
     });
   }
 }

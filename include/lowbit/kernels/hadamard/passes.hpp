@@ -255,7 +255,7 @@ inline void turn_small_blocks(const hadamard_blocks_args& a) noexcept {
   if (i < size) store_part(a.y + i, turn(load_part(a.x + i, size - i), i), size - i);
 }
 
-LOWBIT_ALWAYS_INLINE void turn_blocks(const hadamard_blocks_args& a) noexcept {
+inline void turn_blocks(const hadamard_blocks_args& a) noexcept {
   if (a.log2_size < log2_lanes) {
     with_constant<log2_lanes - 1>(
         a.log2_size, [&](auto stages) LOWBIT_INLINE_LAMBDA { turn_small_blocks<stages>(a); });
@@ -344,7 +344,7 @@ inline void mix_columns(const hadamard_mix_args& a, const float* signs, row_rang
   }
 }
 
-LOWBIT_ALWAYS_INLINE void mix(const hadamard_mix_args& a) noexcept {
+inline void mix(const hadamard_mix_args& a) noexcept {
   alignas(64) float signs[mix_inputs * 8];
   for (index_t i = 0; i < a.order; i += 8) {
     for (index_t begin = 0; begin < a.order; begin += mix_inputs) {

@@ -185,10 +185,8 @@ inline void copy_panels_of(matrix_view<const float> x, row_range columns, float*
 
 inline void add_sparse_token(const packed_sparse& w, const float* x, std::span<float> y,
                              sparse_vector_fn run, const context& ctx) {
-  parallel_for(ctx, div_up(w.slices(), sparse_slices_of_a_task), [&](index_t task, index_t) {
-    const index_t begin = task * sparse_slices_of_a_task;
-    for (index_t slice = begin; slice < std::min(begin + sparse_slices_of_a_task, w.slices());
-         ++slice) {
+  parallel_for_blocks(ctx, w.slices(), sparse_slices_of_a_task, [&](row_range slices) {
+    for (index_t slice = slices.begin; slice < slices.end; ++slice) {
       alignas(64) float sums[sparse_lanes] = {};
       for (index_t panel = 0; panel < w.panels(); ++panel) {
         const auto steps = w.steps(slice, panel);
@@ -206,10 +204,8 @@ inline void add_sparse_token(const packed_sparse& w, const float* x, std::span<f
 
 inline void add_sparse_tokens(const packed_sparse& w, const float* x, matrix_view<float> y,
                               sparse_block_fn run, const context& ctx) {
-  parallel_for(ctx, div_up(w.slices(), sparse_slices_of_a_task), [&](index_t task, index_t) {
-    const index_t begin = task * sparse_slices_of_a_task;
-    for (index_t slice = begin; slice < std::min(begin + sparse_slices_of_a_task, w.slices());
-         ++slice) {
+  parallel_for_blocks(ctx, w.slices(), sparse_slices_of_a_task, [&](row_range slices) {
+    for (index_t slice = slices.begin; slice < slices.end; ++slice) {
       alignas(64) float sums[sparse_lanes][sparse_tokens] = {};
       for (index_t panel = 0; panel < w.panels(); ++panel) {
         const auto steps = w.steps(slice, panel);
@@ -257,10 +253,8 @@ inline void add_sparse_product(matrix_view<const float> x, const packed_sparse& 
     const row_range tokens{token, std::min(token + sparse_tokens, x.rows())};
     const matrix_view<const float> part = x.middle_rows(tokens);
     constexpr index_t columns_of_a_task = 512;
-    parallel_for(ctx, div_up(shape.cols, columns_of_a_task), [&](index_t task, index_t) {
-      const index_t begin = task * columns_of_a_task;
-      detail::copy_panels_of(part, {begin, std::min(begin + columns_of_a_task, shape.cols)}, copy);
-    });
+    parallel_for_blocks(ctx, shape.cols, columns_of_a_task,
+                        [&](row_range columns) { detail::copy_panels_of(part, columns, copy); });
     detail::add_sparse_tokens(w, copy, y.middle_rows(tokens), run.block, ctx);
   }
 }
