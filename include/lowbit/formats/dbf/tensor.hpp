@@ -117,10 +117,10 @@ class dbf_tensor {
           product(part, in, out);
         };
       };
-      kernels::multiply_enveloped(x, input_factor(p), middle, kernels::envelope_total::overwrite,
-                                  ctx, product_of(2 * p));
-      const auto total = p == 0 ? kernels::envelope_total::overwrite : kernels::envelope_total::add;
-      kernels::multiply_enveloped(matrix_view<const float>(middle), output_factor(p), y, total, ctx,
+      kernels::multiply_enveloped(x, input_factor(p), middle, kernels::envelope_sum::overwrite, ctx,
+                                  product_of(2 * p));
+      const auto sum = p == 0 ? kernels::envelope_sum::overwrite : kernels::envelope_sum::add;
+      kernels::multiply_enveloped(matrix_view<const float>(middle), output_factor(p), y, sum, ctx,
                                   product_of(2 * p + 1));
     }
   }

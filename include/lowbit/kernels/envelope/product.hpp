@@ -18,7 +18,7 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 /// on ctx.
 template <class Product>
 void multiply_enveloped(matrix_view<const float> x, const layout::enveloped_signs& f,
-                        matrix_view<float> y, envelope_total total, const context& ctx,
+                        matrix_view<float> y, envelope_sum sum, const context& ctx,
                         const Product& product) {
   const shape2 shape = f.shape();
   const index_t vectors = checked_mul(f.rank(), x.rows(), "right-hand sides");
@@ -26,9 +26,9 @@ void multiply_enveloped(matrix_view<const float> x, const layout::enveloped_sign
   aligned_buffer<float> outputs(checked_mul(vectors, shape.rows, "products with signs"));
   const matrix_view<float> in(inputs.data(), vectors, shape.cols);
   const matrix_view<float> out(outputs.data(), vectors, shape.rows);
-  expand(x, f.column_envelopes(), in, ctx);
+  expand_envelopes(f.column_envelopes(), x, in, ctx);
   product(matrix_view<const float>(in), out);
-  combine(matrix_view<const float>(out), f.row_envelopes(), y, total, ctx);
+  combine_envelopes(f.row_envelopes(), matrix_view<const float>(out), sum, y, ctx);
 }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels
