@@ -1,5 +1,5 @@
-// linalg/elementwise.hpp: a matrix of doubles that owns its memory, and what is done to its elements.
-// Layer L2, on top of kernels/dense.
+// linalg/elementwise.hpp: a matrix of doubles that owns its memory, and what is done to its
+// elements. Layer L2, on top of kernels/dense.
 //
 // Invariant: same bits on every CPU, tier and compiler: no expression that a compiler could
 // contract; sums are fused, in increasing order.
@@ -36,7 +36,9 @@ class dense_matrix {
   [[nodiscard]] const double* data() const noexcept { return data_.data(); }
   [[nodiscard]] std::span<double> elements() noexcept { return {data_.data(), size()}; }
   [[nodiscard]] std::span<const double> elements() const noexcept { return {data_.data(), size()}; }
-  [[nodiscard]] std::span<double> row(index_t i) noexcept { return {data_.data() + i * cols_, cols_}; }
+  [[nodiscard]] std::span<double> row(index_t i) noexcept {
+    return {data_.data() + i * cols_, cols_};
+  }
   [[nodiscard]] std::span<const double> row(index_t i) const noexcept {
     return {data_.data() + i * cols_, cols_};
   }
@@ -44,6 +46,22 @@ class dense_matrix {
   const double& operator()(index_t i, index_t j) const noexcept { return data_[i * cols_ + j]; }
 
   void fill(double value) noexcept { std::fill_n(data_.data(), size(), value); }
+  /// Zeros of this shape, in the memory that is there if it has that size.
+  void reset(index_t rows, index_t cols) {
+    if (shape2{rows, cols} == shape()) return fill(0.0);
+    if (shape2{rows, cols}.size() != size()) {
+      *this = dense_matrix(rows, cols);
+    } else {
+      fill(0.0);
+      rows_ = rows;
+      cols_ = cols;
+    }
+  }
+  /// A copy of other, in the memory that is there if it has that size.
+  void assign(const dense_matrix& other) {
+    if (other.shape() != shape()) reset(other.rows(), other.cols());
+    std::copy_n(other.data(), size(), data());
+  }
 
   /// `count` rounded up to what an axpy takes.
   [[nodiscard]] static constexpr index_t padded(index_t count) noexcept {
@@ -58,7 +76,8 @@ class dense_matrix {
 };
 
 /// y += a x, for matrices of one shape.
-inline void add_scaled(dense_matrix& y, double a, const dense_matrix& x, const kernels::context& ctx) {
+inline void add_scaled(dense_matrix& y, double a, const dense_matrix& x,
+                       const kernels::context& ctx) {
   kernels::select_dense(ctx.allowed)
       .run.axpy(a, x.data(), y.data(), dense_matrix::padded(y.size()));
 }

@@ -1,13 +1,14 @@
-// linalg/low_rank.hpp: dominant subspaces and truncated singular value decompositions, in fp64. Layer
-// L2, on top of kernels/dense and linalg/cholesky.
+// linalg/low_rank.hpp: dominant subspaces and truncated singular value decompositions, in fp64.
+// Layer L2, on top of kernels/dense and linalg/cholesky.
 //
 // Block power iteration with a random start (Halko, Martinsson and Tropp, 2011), orthonormalized by
-// shifted Cholesky QR (Fukaya and others, 2020), which is products and a factor; and, for few vectors,
-// Rayleigh and Ritz's step, by Jacobi.
+// shifted Cholesky QR (Fukaya and others, 2020), which is products and a factor; and, for few
+// vectors, Rayleigh and Ritz's step, by Jacobi.
 //
 // Invariant: same bits on every CPU, tier, compiler and number of threads.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "lowbit/core/random.hpp"
@@ -26,7 +27,7 @@ struct truncated_svd {
 
 struct truncated_svd_options {
   unsigned iterations = 4;  ///< products with M M^T
-  index_t more = 8;         ///< vectors beyond those asked for, which make iterations converge faster
+  index_t more = 8;  ///< vectors beyond those asked for, which make iterations converge faster
   std::uint64_t seed = 0;
 };
 
@@ -134,6 +135,73 @@ inline constexpr index_t most_ritz_vectors = 160;
   return svd;
 }
 
+namespace detail {
+
+/// Gram and Schmidt's process, modified, twice, for few rows. What depends on the rows before
+/// becomes zeros.
+inline void orthonormalize_rows(dense_matrix& x) {
+  for (index_t k = 0; k < x.rows(); ++k) {
+    const double before = dot(x.row(k), x.row(k));
+    for (unsigned round = 0; round < 2; ++round) {
+      for (index_t t = 0; t < k; ++t) {
+        const double part = -dot(x.row(t), x.row(k));
+        for (index_t j = 0; j < x.cols(); ++j) x(k, j) = std::fma(part, x(t, j), x(k, j));
+      }
+    }
+    const double length = std::sqrt(dot(x.row(k), x.row(k)));
+    const bool independent = length > 1e-13 * std::sqrt(before);
+    for (double& v : x.row(k)) v = independent ? v / length : 0.0;
+  }
+}
+
+/// Of left^T right, with orthonormal rows (or zeros) of left: turns both so that the rows of right
+/// are orthogonal, too, the longest first. A row of left whose sum is negative changes its sign.
+inline void separate_products(dense_matrix& left, dense_matrix& right,
+                              const kernels::context& ctx) {
+  const index_t k = left.rows();
+  dense_matrix gram(k, k);
+  dense_matrix vectors(k, k);
+  std::vector<double> squares(k);
+  kernels::add_outer_gram(gram.view(), kernels::dense_sign::add, std::as_const(right).view(), ctx);
+  symmetric_eigen(gram.view(), squares, vectors.view(), ctx);
+  for (dense_matrix* const x : {&left, &right}) {
+    dense_matrix turned(k, x->cols());
+    kernels::add_product(turned.view(), kernels::dense_sign::add, std::as_const(vectors).view(),
+                         std::as_const(*x).view(), ctx);
+    *x = std::move(turned);
+  }
+  for (index_t i = 0; i < k; ++i) {
+    double sum = 0.0;
+    for (const double v : left.row(i)) sum += v;
+    if (sum < 0.0) {
+      for (double& v : left.row(i)) v = -v;
+      for (double& v : right.row(i)) v = -v;
+    }
+  }
+}
+
+}  // namespace detail
+
+/// left^T right, a sum of few outer products, with orthogonal ones: what is largest comes first,
+/// and nothing cancels. Rows of left have length 1 then.
+inline void orthogonalize_products(dense_matrix& left, dense_matrix& right,
+                                   const kernels::context& ctx) {
+  dense_matrix basis = left;
+  detail::orthonormalize_rows(basis);
+  dense_matrix parts(left.rows(), left.rows());
+  for (index_t t = 0; t < left.rows(); ++t) {
+    for (index_t k = 0; k < left.rows(); ++k) {
+      parts(t, k) = dot(std::as_const(basis).row(t), std::as_const(left).row(k));
+    }
+  }
+  dense_matrix turned(right.rows(), right.cols());
+  kernels::add_product(turned.view(), kernels::dense_sign::add, std::as_const(parts).view(),
+                       std::as_const(right).view(), ctx);
+  left = std::move(basis);
+  right = std::move(turned);
+  detail::separate_products(left, right, ctx);
+}
+
 /// The best approximation of a matrix by a sum of few outer products, found again and again for a
 /// matrix that changes little: each time starts where the last one ended.
 class low_rank_tracker {
@@ -145,7 +213,6 @@ class low_rank_tracker {
         width_(std::min({rank == 1 ? rank : rank + more, rows, cols})),
         left_(width_, rows),
         right_(width_, cols),
-        next_(width_, std::max(rows, cols)),
         row_factors_(rank, rows),
         column_factors_(rank, cols) {}
 
@@ -158,12 +225,12 @@ class low_rank_tracker {
     for (unsigned i = 0; i < iterations; ++i) {
       left_.fill(0.0);
       kernels::add_product_transposed(left_.view(), dense_sign::add, right_.view(), m.view(), ctx);
-      orthonormalize_rows(left_);
+      detail::orthonormalize_rows(left_);
       right_.fill(0.0);
       kernels::add_product(right_.view(), dense_sign::add, left_.view(), m.view(), ctx);
-      if (i + 1 < iterations && width_ > 1) orthonormalize_rows(right_);
+      if (i + 1 < iterations && width_ > 1) detail::orthonormalize_rows(right_);
     }
-    if (width_ > 1) separate(ctx);
+    if (width_ > 1) detail::separate_products(left_, right_, ctx);
     const index_t kept = std::min(rank_, width_);
     std::copy_n(left_.data(), kept * left_.cols(), row_factors_.data());
     std::copy_n(right_.data(), kept * right_.cols(), column_factors_.data());
@@ -185,42 +252,10 @@ class low_rank_tracker {
     }
   }
 
-  /// Gram and Schmidt's, modified, twice. What depends on the rows before becomes zeros.
-  static void orthonormalize_rows(dense_matrix& x) {
-    for (index_t k = 0; k < x.rows(); ++k) {
-      const double before = dot(x.row(k), x.row(k));
-      for (unsigned round = 0; round < 2; ++round) {
-        for (index_t t = 0; t < k; ++t) {
-          const double part = -dot(x.row(t), x.row(k));
-          for (index_t j = 0; j < x.cols(); ++j) x(k, j) = std::fma(part, x(t, j), x(k, j));
-        }
-      }
-      const double length = std::sqrt(dot(x.row(k), x.row(k)));
-      const bool independent = length > 1e-13 * std::sqrt(before);
-      for (double& v : x.row(k)) v = independent ? v / length : 0.0;
-    }
-  }
-
-  /// Turns left and right so that the rows of right are orthogonal, the longest first.
-  void separate(const kernels::context& ctx) {
-    dense_matrix gram(width_, width_);
-    dense_matrix vectors(width_, width_);
-    std::vector<double> squares(width_);
-    kernels::add_outer_gram(gram.view(), kernels::dense_sign::add, right_.view(), ctx);
-    symmetric_eigen(gram.view(), squares, vectors.view(), ctx);
-    for (dense_matrix* const x : {&left_, &right_}) {
-      const matrix_view<double> turned(next_.data(), width_, x->cols());
-      std::fill_n(next_.data(), x->size(), 0.0);
-      kernels::add_product(turned, kernels::dense_sign::add, vectors.view(), x->view(), ctx);
-      std::copy_n(next_.data(), x->size(), x->data());
-    }
-  }
-
   index_t rank_ = 0;
   index_t width_ = 0;
   dense_matrix left_;   // [width, rows]
   dense_matrix right_;  // [width, cols]
-  dense_matrix next_;
   dense_matrix row_factors_;
   dense_matrix column_factors_;
 };

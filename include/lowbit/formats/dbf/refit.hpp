@@ -9,20 +9,21 @@
 // C = H x K - R kept up to date:
 //  * signs: an element is turned if that lowers the objective;
 //  * row envelopes: the l numbers of a row, by least squares;
-//  * column envelopes: the r numbers of one envelope, by least squares, one envelope after the other.
+//  * column envelopes: the r numbers of one envelope, by least squares, one envelope after the
+//  other.
 //
-// Invariant: as in admm.hpp.
+// Invariant: as in side.hpp.
 #pragma once
 
-#include "lowbit/formats/dbf/admm.hpp"
+#include "lowbit/formats/dbf/side.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats::detail {
 
 /// What one side is fitted to.
 struct dbf_target {
-  const dense_matrix& curvature;          ///< K [r, r], both triangles
-  const dense_matrix& right;              ///< R [rows, r]
-  matrix_view<const double> hessian = {}; ///< H [rows, rows], or empty for I
+  const dense_matrix& curvature;           ///< K [r, r], both triangles
+  const dense_matrix& right;               ///< R [rows, r]
+  matrix_view<const double> hessian = {};  ///< H [rows, rows], or empty for I
 };
 
 class dbf_refitter {
@@ -34,37 +35,20 @@ class dbf_refitter {
 
   /// One round over x. `sweeps` of turning signs per row.
   void improve(dbf_side& x, const dbf_target& target, unsigned sweeps) {
-    find_signs(x);
+    find_signs(x, signs_, ctx_);
+    turned_ = 0;
     find_gradient(x, target);
     for (index_t begin = 0; begin < x.rows(); begin += block_rows) {
       improve_rows(x, target, {begin, std::min(begin + block_rows, x.rows())}, sweeps);
     }
     improve_columns(x, target);
-    apply(x);
+    apply_signs(signs_, x, ctx_);
   }
   /// How many signs the last round turned.
   [[nodiscard]] index_t turned() const noexcept { return turned_; }
 
  private:
   static constexpr index_t block_rows = 256;
-
-  /// +-1, such that value = sign * envelope, exactly.
-  void find_signs(const dbf_side& x) {
-    signs_ = dense_matrix(x.rows(), x.middle());
-    multiply_envelopes(x.row_envelopes, x.column_envelopes, signs_, ctx_);
-    for (index_t i = 0; i < signs_.size(); ++i) {
-      const bool same = std::signbit(signs_.data()[i]) == std::signbit(x.value.data()[i]);
-      signs_.data()[i] = same ? 1.0 : -1.0;
-    }
-    turned_ = 0;
-  }
-
-  void apply(dbf_side& x) {
-    multiply_envelopes(x.row_envelopes, x.column_envelopes, x.value, ctx_);
-    for (index_t i = 0; i < x.value.size(); ++i) {
-      if (signs_.data()[i] < 0.0) x.value.data()[i] = -x.value.data()[i];
-    }
-  }
 
   void find_gradient(const dbf_side& x, const dbf_target& target) {
     gradient_ = target.right;
@@ -74,7 +58,8 @@ class dbf_refitter {
   /// gradient += H d K.
   void add_curvature(const dense_matrix& d, const dbf_target& target) {
     if (target.hessian.empty()) {
-      kernels::add_product(gradient_.view(), dense_sign::add, d.view(), target.curvature.view(), ctx_);
+      kernels::add_product(gradient_.view(), dense_sign::add, d.view(), target.curvature.view(),
+                           ctx_);
       return;
     }
     dense_matrix product(d.rows(), d.cols());
@@ -96,8 +81,8 @@ class dbf_refitter {
   }
 
   /// Turns signs of one row. `step` becomes what (change of x) K is.
-  index_t turn_signs(dbf_side& x, const dbf_target& target, index_t row, unsigned sweeps,
-                     double* g, double* step) {
+  index_t turn_signs(dbf_side& x, const dbf_target& target, index_t row, unsigned sweeps, double* g,
+                     double* step) {
     const index_t r = x.middle();
     const index_t width = dense_matrix::padded(r);
     const double h = target.hessian.empty() ? 1.0 : target.hessian(row, row);
