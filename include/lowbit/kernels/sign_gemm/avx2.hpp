@@ -68,14 +68,11 @@ LOWBIT_ALWAYS_INLINE std::uint32_t largest_lane(ints x) noexcept {
   return found;
 }
 
-#define LOWBIT_SIGN_TABLE_BODY
-#include "lowbit/kernels/sign_gemm/table_body.hpp"
-#undef LOWBIT_SIGN_TABLE_BODY
-
 inline constexpr index_t interleave = 1;
 inline constexpr index_t registers = sign_tile_rows / 32;  // of a step
 inline constexpr index_t step_groups = 2 * interleave;
-inline constexpr index_t most_groups = 256;  // look-ups that 16 bits take: 256 * 255 < 2^16
+inline constexpr index_t most_tokens = 2;
+////////static_assert(sign_chunk_groups * 255 < 65536, "16 bits take the sums of a chunk");
 
 LOWBIT_ALWAYS_INLINE ints look_up(const std::uint8_t* table, ints signs) noexcept {
   const __m128i one = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
@@ -99,11 +96,10 @@ LOWBIT_ALWAYS_INLINE void flush(std::int32_t* sums, ints all, ints upper) noexce
   add_eight(sums + 24, _mm256_extracti128_si256(second, 1));
 }
 
-/// At most most_groups groups.
 template <index_t Tokens>
-LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first_token,
-                                     index_t first_group, index_t groups,
-                                     index_t prefetch) noexcept {
+LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8_t* tables,
+                                   index_t table_stride, std::int32_t* sums, index_t groups,
+                                   index_t prefetch) noexcept {
   const ints low_bits = _mm256_set1_epi8(15);
   ints all[Tokens][registers];
   ints upper[Tokens][registers];
@@ -114,9 +110,6 @@ LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first
       all[t][i] = upper[t][i] = _mm256_setzero_si256();
     }
   }
-  const std::uint8_t* weights = a.weights + first_group / 2 * sign_tile_rows;
-  const std::uint8_t* tables =
-      a.tables + first_token * a.table_stride + first_group * sign_table_bytes;
   for (index_t g = 0; g < groups; g += step_groups) {
     __builtin_prefetch(weights + prefetch);
     LOWBIT_UNROLL
@@ -126,7 +119,7 @@ LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first
       const ints high = _mm256_and_si256(_mm256_srli_epi16(signs, 4), low_bits);
       LOWBIT_UNROLL
       for (index_t t = 0; t < Tokens; ++t) {
-        const std::uint8_t* const table = tables + t * a.table_stride;
+        const std::uint8_t* const table = tables + t * table_stride;
         const ints first = look_up(table, low);
         const ints second = look_up(table + sign_table_bytes, high);
         all[t][i] = _mm256_add_epi16(_mm256_add_epi16(all[t][i], first), second);
@@ -141,32 +134,20 @@ LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first
   for (index_t t = 0; t < Tokens; ++t) {
     LOWBIT_UNROLL
     for (index_t i = 0; i < registers; ++i) {
-      flush(a.sums + (first_token + t) * sign_tile_rows + 32 * i, all[t][i], upper[t][i]);
+      flush(sums + t * sign_tile_rows + 32 * i, all[t][i], upper[t][i]);
     }
   }
 }
 
-inline void tile(const sign_gemm_tile_args& a) noexcept {
-  for (index_t i = 0; i < a.tokens * sign_tile_rows; ++i) {
-    a.sums[i] = -128 * static_cast<std::int32_t>(a.groups);
-  }
-  for (index_t g = 0; g < a.groups; g += most_groups) {
-    const index_t groups = a.groups - g < most_groups ? a.groups - g : most_groups;
-    index_t prefetch = a.prefetch;
-    index_t t = 0;
-    for (; t + 2 <= a.tokens; t += 2) {
-      add_groups<2>(a, t, g, groups, prefetch);
-      prefetch = 0;  // from now on these weights are in a cache
-    }
-    if (t != a.tokens) add_groups<1>(a, t, g, groups, prefetch);
-  }
-}
+#define LOWBIT_SIGN_GEMM_BODY
+#include "lowbit/kernels/sign_gemm/kernel_body.hpp"
+#undef LOWBIT_SIGN_GEMM_BODY
 
 }  // namespace sign_gemm_detail
 
-inline constexpr sign_gemm_functions sign_gemm = {&sign_gemm_detail::limit,
-                                                  &sign_gemm_detail::build, &sign_gemm_detail::tile,
-                                                  sign_gemm_detail::interleave};
+inline constexpr sign_gemm_functions sign_gemm = {
+    &sign_gemm_detail::limit, &sign_gemm_detail::build, &sign_gemm_detail::block,
+    sign_gemm_detail::interleave};
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx2
 LOWBIT_TARGET_END

@@ -82,36 +82,32 @@ LOWBIT_ALWAYS_INLINE std::uint32_t largest_lane(ints x) noexcept {
   return found;
 }
 
-#define LOWBIT_SIGN_TABLE_BODY
-#include "lowbit/kernels/sign_gemm/table_body.hpp"
-#undef LOWBIT_SIGN_TABLE_BODY
-
 inline constexpr index_t interleave = 4;
 inline constexpr index_t sets = sign_tile_rows / 16;  // registers of a step
 inline constexpr index_t step_groups = 2 * interleave;
 inline constexpr index_t most_tokens = 4;
 
 template <index_t Tokens>
-LOWBIT_ALWAYS_INLINE void multiply(const sign_gemm_tile_args& a, index_t first_token,
+LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8_t* tables,
+                                   index_t table_stride, std::int32_t* out, index_t groups,
                                    index_t prefetch) noexcept {
   const ints low_bits = splat_int(0x0f0f0f0f);
   const ints which_group = splat_int(0x30201000);
   const ints ones = splat_int(0x01010101);
   ints sums[Tokens][sets];
-  const ints start = splat_int(-128 * static_cast<std::int32_t>(a.groups));
   LOWBIT_UNROLL
   for (index_t t = 0; t < Tokens; ++t) {
     LOWBIT_UNROLL
-    for (index_t s = 0; s < sets; ++s) sums[t][s] = start;
+    for (index_t s = 0; s < sets; ++s) {
+      sums[t][s] = numbers(_mm512_load_si512(out + t * sign_tile_rows + 16 * s));
+    }
   }
-  const std::uint8_t* weights = a.weights;
-  const std::uint8_t* tables = a.tables + first_token * a.table_stride;
-  for (index_t g = 0; g < a.groups; g += step_groups) {
+  for (index_t g = 0; g < groups; g += step_groups) {
     ints signs[sets];
     LOWBIT_UNROLL
     for (index_t s = 0; s < sets; ++s) {
       signs[s] = numbers(_mm512_load_si512(weights + 64 * s));
-      __builtin_prefetch(weights + prefetch + 64 * s);
+      __builtin_prefetch(weights + prefetch + 64 * s, 0, 2);
     }
     LOWBIT_UNROLL
     for (index_t half = 0; half < 2; ++half) {
@@ -124,7 +120,7 @@ LOWBIT_ALWAYS_INLINE void multiply(const sign_gemm_tile_args& a, index_t first_t
       }
       LOWBIT_UNROLL
       for (index_t t = 0; t < Tokens; ++t) {
-        const __m512i table = _mm512_load_si512(tables + t * a.table_stride + 64 * half);
+        const __m512i table = _mm512_load_si512(tables + t * table_stride + 64 * half);
         LOWBIT_UNROLL
         for (index_t s = 0; s < sets; ++s) {
           const __m512i found = _mm512_permutexvar_epi8(bits(indices[s]), table);
@@ -135,34 +131,24 @@ LOWBIT_ALWAYS_INLINE void multiply(const sign_gemm_tile_args& a, index_t first_t
     weights += sign_tile_rows * interleave;
     tables += step_groups * sign_table_bytes;
   }
-  std::int32_t* out = a.sums + first_token * sign_tile_rows;
   LOWBIT_UNROLL
   for (index_t t = 0; t < Tokens; ++t) {
     LOWBIT_UNROLL
-    for (index_t s = 0; s < sets; ++s, out += 16) _mm512_store_si512(out, bits(sums[t][s]));
+    for (index_t s = 0; s < sets; ++s) {
+      _mm512_store_si512(out + t * sign_tile_rows + 16 * s, bits(sums[t][s]));
+    }
   }
 }
 
-inline void tile(const sign_gemm_tile_args& a) noexcept {
-  index_t prefetch = a.prefetch;
-  index_t t = 0;
-  for (; t + most_tokens <= a.tokens; t += most_tokens) {
-    multiply<most_tokens>(a, t, prefetch);
-    prefetch = 0;  // from now on the weights of the tile are in a cache
-  }
-  switch (a.tokens - t) {
-    case 1: return multiply<1>(a, t, prefetch);
-    case 2: return multiply<2>(a, t, prefetch);
-    case 3: return multiply<3>(a, t, prefetch);
-    default: return;
-  }
-}
+#define LOWBIT_SIGN_GEMM_BODY
+#include "lowbit/kernels/sign_gemm/kernel_body.hpp"
+#undef LOWBIT_SIGN_GEMM_BODY
 
 }  // namespace sign_gemm_detail
 
-inline constexpr sign_gemm_functions sign_gemm = {&sign_gemm_detail::limit,
-                                                  &sign_gemm_detail::build, &sign_gemm_detail::tile,
-                                                  sign_gemm_detail::interleave};
+inline constexpr sign_gemm_functions sign_gemm = {
+    &sign_gemm_detail::limit, &sign_gemm_detail::build, &sign_gemm_detail::block,
+    sign_gemm_detail::interleave};
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx512_vbmi_vnni
 LOWBIT_TARGET_END

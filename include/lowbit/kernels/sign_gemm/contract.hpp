@@ -12,13 +12,15 @@
 //           ties to even (kernels/activations/contract.hpp says how), of
 //           v = ((+-z0 +- z1) +- z2) +- z3, where bit j of e says that z_j is added. -q is
 //           what the complement of e has.
-//   tile    sums[t][r] = sum over g of (table[t][g][signs(r, g)] - 128), in integers, for the 64
-//           rows of a tile and some tokens
+//   block   sums[t][r] = sum over g of (table[t][g][signs(r, g)] - 128), in integers, for the rows
+//           of a block (1 to 4 tiles of 64 rows) and some tokens
 //
-// The packed stream of a tile: a step has 64 * interleave bytes, and covers 2 * interleave groups;
-// byte r * interleave + j of step i holds the signs of row r for the groups
-// 2 * interleave * i + j (low 4 bits) and 2 * interleave * i + interleave + j (high 4 bits).
-// Variants differ in the interleave that they read, and in nothing else.
+// The packed stream of a block is [chunk][tile][step]: 256 groups (the last chunk may have fewer)
+// of one tile after the other, so that the tables of a chunk stay in the L1 cache while the tiles
+// pass. A step has 64 * interleave bytes and covers 2 * interleave groups; byte r * interleave + j
+// of step i of a chunk holds the signs of row r for its groups 2 * interleave * i + j (low 4 bits)
+// and 2 * interleave * i + interleave + j (high 4 bits). Variants differ in the interleave that
+// they read, and in nothing else.
 //
 // Invariants:
 //  * Same bits from every variant, under the default floating-point environment.
@@ -39,6 +41,8 @@
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 
 inline constexpr index_t sign_tile_rows = 64;
+inline constexpr index_t sign_block_tiles = 4;
+inline constexpr index_t sign_chunk_groups = 128;
 inline constexpr index_t sign_group_columns = 4;
 inline constexpr index_t sign_table_bytes = 16;    ///< of a group
 inline constexpr index_t sign_group_multiple = 8;  ///< groups are padded to
@@ -52,11 +56,12 @@ struct sign_table_args {
   index_t groups;
 };
 
-struct sign_gemm_tile_args {
-  const std::uint8_t* weights;  ///< [groups / (2 * interleave)] steps
+struct sign_gemm_block_args {
+  const std::uint8_t* weights;  ///< the stream of a block: tiles * groups * 32 bytes
   const std::uint8_t* tables;   ///< [token], `table_stride` bytes apart: [groups][sign_table_bytes]
-  std::int32_t* sums;           ///< [token][sign_tile_rows], overwritten
+  std::int32_t* sums;           ///< [tile][token][sign_tile_rows], overwritten
   index_t groups;
+  index_t tiles;  ///< 1 to sign_block_tiles
   index_t tokens;
   index_t table_stride;  ///< a multiple of 64
   index_t interleave;    ///< 1 or 4, what the variant reads
@@ -65,14 +70,14 @@ struct sign_gemm_tile_args {
 
 using sign_limit_fn = std::uint32_t (*)(const float* x, index_t count) noexcept;
 using sign_table_fn = void (*)(const sign_table_args&) noexcept;
-using sign_gemm_tile_fn = void (*)(const sign_gemm_tile_args&) noexcept;
+using sign_gemm_block_fn = void (*)(const sign_gemm_block_args&) noexcept;
 
 /// One way to run the family.
 struct sign_gemm_functions {
   sign_limit_fn limit = nullptr;
   sign_table_fn build = nullptr;
-  sign_gemm_tile_fn tile = nullptr;
-  index_t interleave = 0;  ///< of the weights that `tile` reads; 0: any
+  sign_gemm_block_fn block = nullptr;
+  index_t interleave = 0;  ///< of the weights that `block` reads; 0: any
 
   [[nodiscard]] constexpr bool reads(index_t packed) const noexcept {
     return interleave == 0 || interleave == packed;

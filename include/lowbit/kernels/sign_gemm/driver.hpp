@@ -42,8 +42,8 @@ namespace detail {
 
 }  // namespace detail
 
-/// Signs packed for sign_gemm, a bit each: [tile][step] as contract.hpp says, for the variant that
-/// was best when they were packed. In memory only. Reading is thread-safe.
+/// Signs packed for sign_gemm, a bit each: [block][chunk][tile][step] as contract.hpp says, for the
+/// variant that was best when they were packed. In memory only. Reading is thread-safe.
 class packed_signs {
  public:
   packed_signs() noexcept = default;
@@ -56,7 +56,7 @@ class packed_signs {
     LOWBIT_CHECK(signs.planes() == 1, shape, "signs are one plane of bits, not ", signs.planes());
     interleave_ = std::max<index_t>(1, select_sign_gemm(ctx.allowed).run.interleave);
     bytes_ = aligned_buffer<std::uint8_t>(checked_mul(tiles(), tile_bytes(), "packed signs"),
-                                          huge_pages::for_all);
+                                          huge_pages::even_for_part);
     parallel_for(ctx, tiles(), [&](index_t i, index_t) { pack_tile(signs, rows.begin, i); });
   }
   explicit packed_signs(const layout::bit_matrix& signs, const context& ctx = {})
@@ -67,10 +67,15 @@ class packed_signs {
   /// Which variants read them: contract.hpp.
   [[nodiscard]] index_t interleave() const noexcept { return interleave_; }
   [[nodiscard]] index_t tiles() const noexcept { return div_up(shape_.rows, sign_tile_rows); }
+  [[nodiscard]] index_t blocks() const noexcept { return div_up(tiles(), sign_block_tiles); }
+  /// Tiles of a block: the last one may have fewer.
+  [[nodiscard]] index_t tiles(index_t block) const noexcept {
+    return std::min(sign_block_tiles, tiles() - block * sign_block_tiles);
+  }
   /// Everything a product reads, padding included.
   [[nodiscard]] index_t size_bytes() const noexcept { return bytes_.size(); }
-  [[nodiscard]] std::span<const std::uint8_t> tile(index_t i) const noexcept {
-    return bytes_.span().subspan(i * tile_bytes(), tile_bytes());
+  [[nodiscard]] std::span<const std::uint8_t> block(index_t i) const noexcept {
+    return bytes_.span().subspan(i * sign_block_tiles * tile_bytes(), tiles(i) * tile_bytes());
   }
 
  private:
@@ -79,23 +84,34 @@ class packed_signs {
   void pack_tile(const layout::bit_matrix& signs, index_t first_row, index_t tile) noexcept {
     const index_t first = tile * sign_tile_rows;
     const index_t count = std::min(sign_tile_rows, shape_.rows - first);
-    std::uint8_t* const out = bytes_.data() + tile * tile_bytes();
-    for (index_t r = 0; r < count; ++r) {
-      // 32 columns at a time; a row of the canonical layout has whole words.
-      const auto* const words =
-          reinterpret_cast<const std::byte*>(signs.row(0, first_row + first + r).data());
-      for (index_t i = 0; i < groups_ / sign_group_multiple; ++i) {
-        std::uint32_t eight_groups = 0;
-        std::memcpy(&eight_groups, words + 4 * i, 4);
-        if (interleave_ == 4) {
-          const std::uint32_t step = detail::spread_nibbles(eight_groups) |
-                                     detail::spread_nibbles(eight_groups >> 16U) << 4U;
-          std::memcpy(out + (i * sign_tile_rows + r) * 4, &step, 4);
-        } else {
-          for (index_t j = 0; j < 4; ++j) {
-            out[(4 * i + j) * sign_tile_rows + r] =
-                static_cast<std::uint8_t>(eight_groups >> (8 * j));
-          }
+    const index_t block = tile / sign_block_tiles;
+    std::uint8_t* out = bytes_.data() + block * sign_block_tiles * tile_bytes();
+    for (index_t chunk = 0; chunk < groups_; chunk += sign_chunk_groups) {
+      const index_t groups = std::min(sign_chunk_groups, groups_ - chunk);
+      const index_t bytes = groups / 2 * sign_tile_rows;
+      std::uint8_t* const mine = out + tile % sign_block_tiles * bytes;
+      for (index_t r = 0; r < count; ++r) {
+        // A row of the canonical layout has whole words, zero behind its columns.
+        const std::uint64_t* const words = signs.row(0, first_row + first + r).data();
+        pack_row(reinterpret_cast<const std::byte*>(words) + chunk / 2, groups, r, mine);
+      }
+      out += tiles(block) * bytes;
+    }
+  }
+
+  /// Some groups, a multiple of 8, of a row of a tile.
+  void pack_row(const std::byte* signs, index_t groups, index_t r,
+                std::uint8_t* out) const noexcept {
+    for (index_t i = 0; i < groups / sign_group_multiple; ++i) {
+      std::uint32_t eight = 0;
+      std::memcpy(&eight, signs + 4 * i, 4);
+      if (interleave_ == 4) {
+        const std::uint32_t step =
+            detail::spread_nibbles(eight) | detail::spread_nibbles(eight >> 16U) << 4U;
+        std::memcpy(out + (i * sign_tile_rows + r) * 4, &step, 4);
+      } else {
+        for (index_t j = 0; j < 4; ++j) {
+          out[(4 * i + j) * sign_tile_rows + r] = static_cast<std::uint8_t>(eight >> (8 * j));
         }
       }
     }
@@ -188,35 +204,34 @@ inline void sign_gemm(const packed_signs& w, const sign_activations& x, matrix_v
     for (index_t t = 0; t < y.rows(); ++t) std::fill(y.row(t).begin(), y.row(t).end(), 0.0F);
     return;
   }
-  // The tables of a block of tokens stay in half of the L2 cache while all tiles pass.
-  constexpr index_t most_tokens = 32;  // their sums take 8 KiB of stack
+  // The tables of some tokens stay in half of the L2 cache while all rows pass.
+  constexpr index_t most_tokens = 16;  // their sums take 16 KiB of stack
   constexpr index_t least_tokens = 4;  // less would read weights more often
   const index_t fitting =
       std::clamp(ctx.caches.l2 / 2 / x.table_bytes(), least_tokens, most_tokens);
-  const index_t blocks = div_up(x.shape().rows, fitting);
-  // Whole fours, but for the last block.
-  const index_t block = std::min(div_up(div_up(x.shape().rows, blocks), 4) * 4, fitting);
-  constexpr index_t tiles_of_a_task = 2;
-  const index_t tasks = div_up(w.tiles(), tiles_of_a_task);
-  parallel_for(ctx, tasks * blocks, [&](index_t task, index_t) {
-    const index_t first = task / tasks * block;
+  const index_t parts = div_up(x.shape().rows, fitting);
+  // Whole fours, but for the last part.
+  const index_t part = std::min(div_up(div_up(x.shape().rows, parts), 4) * 4, fitting);
+  parallel_for(ctx, w.blocks() * parts, [&](index_t task, index_t) {
+    const index_t first = task / w.blocks() * part;
+    const index_t block = task % w.blocks();
     if (first >= x.shape().rows) return;
-    const index_t tokens = std::min(block, x.shape().rows - first);
-    alignas(64) std::array<std::int32_t, most_tokens * sign_tile_rows> sums;
-    const index_t begin = task % tasks * tiles_of_a_task;
-    for (index_t tile = begin; tile < std::min(begin + tiles_of_a_task, w.tiles()); ++tile) {
-      run.tile({.weights = w.tile(tile).data(),
-                .tables = x.tables(first).data(),
-                .sums = sums.data(),
-                .groups = w.groups(),
-                .tokens = tokens,
-                .table_stride = x.table_bytes(),
-                .interleave = w.interleave(),
-                .prefetch = ctx.prefetch_bytes});
-      const index_t row = tile * sign_tile_rows;
+    const index_t tokens = std::min(part, x.shape().rows - first);
+    alignas(64) std::array<std::int32_t, most_tokens * sign_block_tiles * sign_tile_rows> sums;
+    run.block({.weights = w.block(block).data(),
+               .tables = x.tables(first).data(),
+               .sums = sums.data(),
+               .groups = w.groups(),
+               .tiles = w.tiles(block),
+               .tokens = tokens,
+               .table_stride = x.table_bytes(),
+               .interleave = w.interleave(),
+               .prefetch = ctx.prefetch_bytes});
+    const std::int32_t* from = sums.data();
+    for (index_t tile = 0; tile < w.tiles(block); ++tile) {
+      const index_t row = (block * sign_block_tiles + tile) * sign_tile_rows;
       const index_t rows = std::min(sign_tile_rows, w.shape().rows - row);
-      for (index_t t = 0; t < tokens; ++t) {
-        const std::int32_t* const from = sums.data() + t * sign_tile_rows;
+      for (index_t t = 0; t < tokens; ++t, from += sign_tile_rows) {
         float* const out = y.row(first + t).data() + row;
         const float step = x.step(first + t);
         for (index_t r = 0; r < rows; ++r) out[r] = step * static_cast<float>(from[r]);

@@ -53,14 +53,11 @@ LOWBIT_ALWAYS_INLINE void transpose(floats* r) noexcept {
 }
 LOWBIT_ALWAYS_INLINE std::uint32_t largest_lane(ints x) noexcept { return vmaxvq_u32(x); }
 
-#define LOWBIT_SIGN_TABLE_BODY
-#include "lowbit/kernels/sign_gemm/table_body.hpp"
-#undef LOWBIT_SIGN_TABLE_BODY
-
 inline constexpr index_t interleave = 1;
 inline constexpr index_t registers = sign_tile_rows / 16;  // of a step
 inline constexpr index_t step_groups = 2 * interleave;
-inline constexpr index_t most_groups = 256;  // look-ups that 16 bits take: 256 * 255 < 2^16
+inline constexpr index_t most_tokens = 2;
+static_assert(sign_chunk_groups * 255 < 65536, "16 bits take the sums of a chunk");
 
 /// sums[8] += 8 numbers of 16 bits.
 LOWBIT_ALWAYS_INLINE void add_eight(std::int32_t* sums, uint16x8_t narrow) noexcept {
@@ -70,11 +67,10 @@ LOWBIT_ALWAYS_INLINE void add_eight(std::int32_t* sums, uint16x8_t narrow) noexc
   vst1q_s32(sums + 4, vaddq_s32(vld1q_s32(sums + 4), high));
 }
 
-/// At most most_groups groups.
 template <index_t Tokens>
-LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first_token,
-                                     index_t first_group, index_t groups,
-                                     index_t prefetch) noexcept {
+LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8_t* tables,
+                                   index_t table_stride, std::int32_t* sums, index_t groups,
+                                   index_t prefetch) noexcept {
   uint16x8_t low_rows[Tokens][registers];
   uint16x8_t high_rows[Tokens][registers];
   LOWBIT_UNROLL
@@ -82,9 +78,6 @@ LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first
     LOWBIT_UNROLL
     for (index_t i = 0; i < registers; ++i) low_rows[t][i] = high_rows[t][i] = vdupq_n_u16(0);
   }
-  const std::uint8_t* weights = a.weights + first_group / 2 * sign_tile_rows;
-  const std::uint8_t* tables =
-      a.tables + first_token * a.table_stride + first_group * sign_table_bytes;
   for (index_t g = 0; g < groups; g += step_groups) {
     __builtin_prefetch(weights + prefetch);
     LOWBIT_UNROLL
@@ -94,7 +87,7 @@ LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first
       const uint8x16_t high = vshrq_n_u8(signs, 4);
       LOWBIT_UNROLL
       for (index_t t = 0; t < Tokens; ++t) {
-        const std::uint8_t* const table = tables + t * a.table_stride;
+        const std::uint8_t* const table = tables + t * table_stride;
         const uint8x16_t first = vqtbl1q_u8(vld1q_u8(table), low);
         const uint8x16_t second = vqtbl1q_u8(vld1q_u8(table + sign_table_bytes), high);
         low_rows[t][i] =
@@ -109,34 +102,22 @@ LOWBIT_ALWAYS_INLINE void add_groups(const sign_gemm_tile_args& a, index_t first
   for (index_t t = 0; t < Tokens; ++t) {
     LOWBIT_UNROLL
     for (index_t i = 0; i < registers; ++i) {
-      std::int32_t* const sums = a.sums + (first_token + t) * sign_tile_rows + 16 * i;
-      add_eight(sums, low_rows[t][i]);
-      add_eight(sums + 8, high_rows[t][i]);
+      std::int32_t* const out = sums + t * sign_tile_rows + 16 * i;
+      add_eight(out, low_rows[t][i]);
+      add_eight(out + 8, high_rows[t][i]);
     }
   }
 }
 
-inline void tile(const sign_gemm_tile_args& a) noexcept {
-  for (index_t i = 0; i < a.tokens * sign_tile_rows; ++i) {
-    a.sums[i] = -128 * static_cast<std::int32_t>(a.groups);
-  }
-  for (index_t g = 0; g < a.groups; g += most_groups) {
-    const index_t groups = a.groups - g < most_groups ? a.groups - g : most_groups;
-    index_t prefetch = a.prefetch;
-    index_t t = 0;
-    for (; t + 2 <= a.tokens; t += 2) {
-      add_groups<2>(a, t, g, groups, prefetch);
-      prefetch = 0;  // from now on these weights are in a cache
-    }
-    if (t != a.tokens) add_groups<1>(a, t, g, groups, prefetch);
-  }
-}
+#define LOWBIT_SIGN_GEMM_BODY
+#include "lowbit/kernels/sign_gemm/kernel_body.hpp"
+#undef LOWBIT_SIGN_GEMM_BODY
 
 }  // namespace sign_gemm_detail
 
-inline constexpr sign_gemm_functions sign_gemm = {&sign_gemm_detail::limit,
-                                                  &sign_gemm_detail::build, &sign_gemm_detail::tile,
-                                                  sign_gemm_detail::interleave};
+inline constexpr sign_gemm_functions sign_gemm = {
+    &sign_gemm_detail::limit, &sign_gemm_detail::build, &sign_gemm_detail::block,
+    sign_gemm_detail::interleave};
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::neon
 #endif

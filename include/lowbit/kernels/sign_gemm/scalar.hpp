@@ -50,28 +50,34 @@ constexpr void sign_tables(const sign_table_args& a) noexcept {
   }
 }
 
-constexpr void sign_gemm_tile(const sign_gemm_tile_args& a) noexcept {
+constexpr void sign_gemm_block(const sign_gemm_block_args& a) noexcept {
   const index_t w = a.interleave;
-  for (index_t t = 0; t < a.tokens; ++t) {
-    const std::uint8_t* const tables = a.tables + t * a.table_stride;
-    std::int32_t* const sums = a.sums + t * sign_tile_rows;
-    for (index_t r = 0; r < sign_tile_rows; ++r) {
-      sums[r] = -128 * static_cast<std::int32_t>(a.groups);
-    }
-    for (index_t g = 0; g < a.groups; g += 2 * w) {
-      const std::uint8_t* const step = a.weights + g / 2 * sign_tile_rows;
-      for (index_t j = 0; j < w; ++j) {
-        const std::uint8_t* const low = tables + (g + j) * sign_table_bytes;
-        const std::uint8_t* const high = low + w * sign_table_bytes;
-        for (index_t r = 0; r < sign_tile_rows; ++r) {
-          const unsigned signs = step[r * w + j];
-          sums[r] += low[signs & 15U] + high[signs >> 4U];
+  for (index_t i = 0; i < a.tiles * a.tokens * sign_tile_rows; ++i) {
+    a.sums[i] = -128 * static_cast<std::int32_t>(a.groups);
+  }
+  const std::uint8_t* step = a.weights;
+  for (index_t chunk = 0; chunk < a.groups; chunk += sign_chunk_groups) {
+    const index_t left = a.groups - chunk;
+    const index_t end = chunk + (left < sign_chunk_groups ? left : sign_chunk_groups);
+    for (index_t tile = 0; tile < a.tiles; ++tile) {
+      for (index_t g = chunk; g < end; g += 2 * w, step += w * sign_tile_rows) {
+        for (index_t t = 0; t < a.tokens; ++t) {
+          std::int32_t* const sums = a.sums + (tile * a.tokens + t) * sign_tile_rows;
+          for (index_t j = 0; j < w; ++j) {
+            const std::uint8_t* const low =
+                a.tables + t * a.table_stride + (g + j) * sign_table_bytes;
+            const std::uint8_t* const high = low + w * sign_table_bytes;
+            for (index_t r = 0; r < sign_tile_rows; ++r) {
+              const unsigned signs = step[r * w + j];
+              sums[r] += low[signs & 15U] + high[signs >> 4U];
+            }
+          }
         }
       }
     }
   }
 }
 
-inline constexpr sign_gemm_functions sign_gemm = {&sign_limit, &sign_tables, &sign_gemm_tile, 0};
+inline constexpr sign_gemm_functions sign_gemm = {&sign_limit, &sign_tables, &sign_gemm_block, 0};
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::scalar

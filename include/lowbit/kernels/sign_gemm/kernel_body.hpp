@@ -1,4 +1,4 @@
-// kernels/sign_gemm/table_body.hpp: limits and tables, written once for all registers. Layer L2.
+// kernels/sign_gemm/kernel_body.hpp: what is written once for all registers. Layer L2.
 //
 // Included inside the target region and namespace of each SIMD variant, hence no include guard and
 // no include: outside of a variant this file is empty. The variant defines the types floats and
@@ -6,12 +6,15 @@
 //   load, splat, magnitude, add, subtract, multiply_add, as_ints, as_floats, largest, splat_int,
 //   shift_left<N>, select (bits of the second where the first is set, else of the third),
 //   negate_bytes, reverse_bytes (of each 32 bits), store_ints,
-//   transpose (4 registers, as 4 x 4 matrices in each 128 bits), largest_lane
+//   transpose (4 registers, as 4 x 4 matrices in each 128 bits), largest_lane,
+//   interleave, most_tokens, and
+//   add_tile<Tokens>(weights, tables, table_stride, sums, groups, prefetch): adds the table entries
+//   (and the variant knows when to take 128 off each) of at most sign_chunk_groups groups of a tile
 //
-// A block is 4 registers of columns. They are transposed within 128 bits, so that register j holds
-// z_j of as many groups as there are lanes, and so are the tables at the end: what that does to the
-// order of groups is undone by doing it twice.
-#ifdef LOWBIT_SIGN_TABLE_BODY
+// Tables: a block is 4 registers of columns. They are transposed within 128 bits, so that register
+// j holds z_j of as many groups as there are lanes, and so are the tables at the end: what that
+// does to the order of groups is undone by doing it twice.
+#ifdef LOWBIT_SIGN_GEMM_BODY
 
 inline constexpr index_t block_columns = 4 * lanes;
 
@@ -91,6 +94,42 @@ inline void build(const sign_table_args& a) noexcept {
     const index_t left = a.groups - g;
     __builtin_memcpy(a.tables + g * sign_table_bytes, tables,
                      (left < lanes ? left : lanes) * sign_table_bytes);
+  }
+}
+
+/// The rows of a block for Tokens tokens from `first` on, in one chunk.
+template <index_t Tokens>
+LOWBIT_ALWAYS_INLINE void add_tiles(const sign_gemm_block_args& a, const std::uint8_t* weights,
+                                    const std::uint8_t* tables, index_t first, index_t groups,
+                                    index_t prefetch) noexcept {
+  for (index_t tile = 0; tile < a.tiles; ++tile) {
+    add_tile<Tokens>(weights, tables + first * a.table_stride, a.table_stride,
+                     a.sums + (tile * a.tokens + first) * sign_tile_rows, groups, prefetch);
+    weights += groups / 2 * sign_tile_rows;
+  }
+}
+
+inline void block(const sign_gemm_block_args& a) noexcept {
+  for (index_t i = 0; i < a.tiles * a.tokens * sign_tile_rows; ++i) {
+    a.sums[i] = -128 * static_cast<std::int32_t>(a.groups);
+  }
+  const std::uint8_t* weights = a.weights;
+  const std::uint8_t* tables = a.tables;
+  for (index_t g = 0; g < a.groups; g += sign_chunk_groups) {
+    const index_t groups = a.groups - g < sign_chunk_groups ? a.groups - g : sign_chunk_groups;
+    index_t prefetch = a.prefetch;
+    index_t t = 0;
+    for (; t + most_tokens <= a.tokens; t += most_tokens) {
+      add_tiles<most_tokens>(a, weights, tables, t, groups, prefetch);
+      prefetch = 0;  // from now on these weights are in a cache
+    }
+    if constexpr (most_tokens > 2) {
+      if (a.tokens - t == 3) add_tiles<3>(a, weights, tables, t, groups, prefetch);
+      if (a.tokens - t == 2) add_tiles<2>(a, weights, tables, t, groups, prefetch);
+    }
+    if (a.tokens - t == 1) add_tiles<1>(a, weights, tables, t, groups, prefetch);
+    weights += a.tiles * (groups / 2 * sign_tile_rows);
+    tables += groups * sign_table_bytes;
   }
 }
 
