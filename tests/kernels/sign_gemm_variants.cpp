@@ -31,7 +31,7 @@ constexpr std::string_view tiers_with_a_variant[] = {
 
 TEST_CASE("sign_gemm: every variant that this machine supports keeps the contract", "[any_isa]") {
   lowbit_test::check_supported_variants<sign_gemm_functions>(
-      kernels::sign_gemm_variants, tiers_with_a_variant, 2000,
+      kernels::sign_gemm_variants, tiers_with_a_variant, 1500,
       [](const auto& v) { return testing::check_sign_gemm_variant(v, 2024); });
 }
 

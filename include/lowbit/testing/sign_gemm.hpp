@@ -102,8 +102,7 @@ struct sign_block_case {
   index_t groups;
   index_t tiles;
   index_t tokens;
-  index_t gap = 0;  ///< bytes between the tables of tokens, a multiple of 64
-  bool is_narrow = false;
+  index_t gap = 0;          ///< bytes between the tables of tokens, a multiple of 64
   bool is_extreme = false;  ///< entries are the largest or smallest only
 };
 
@@ -115,7 +114,7 @@ class sign_block_trial {
         seed_(seed),
         signs_(c.groups * c.tiles * rows),
         tables_(c.tokens * stride() - c.gap) {
-    const int reach = c.is_narrow ? 63 : 127;
+    constexpr int reach = 127;
     for (index_t i = 0; i < signs_.size(); ++i) {
       const std::uint64_t bits = random_bits(seed, i);
       // Rows whose signs are all alike, too.
@@ -165,7 +164,6 @@ class sign_block_trial {
             .tokens = case_.tokens,
             .table_stride = stride(),
             .interleave = interleave,
-            .is_narrow = case_.is_narrow,
             .prefetch = seed_ % 2 * 4096});
     for (index_t i = 0; i < sums.size(); ++i) {
       const bool inside = i >= guard && i < guard + expected.size();
@@ -229,8 +227,8 @@ inline void check_sign_block(findings& list, const sign_block_case& c, std::uint
     const std::string wrong = trial.run(f.block, interleave, expected);
     add(list,
         lowbit::detail::message("block/groups_", c.groups, "/tiles_", c.tiles, "/tokens_", c.tokens,
-                                "/gap_", c.gap, c.is_narrow ? "/narrow" : "",
-                                c.is_extreme ? "/extreme" : "", "/interleave_", interleave),
+                                "/gap_", c.gap, c.is_extreme ? "/extreme" : "", "/interleave_",
+                                interleave),
         wrong.empty() && scalar.empty(), wrong,
         scalar.empty() ? "" : "; scalar and the oracle disagree: ", scalar, "; seed ", seed);
   }
@@ -258,23 +256,21 @@ inline void check_sign_block(findings& list, const sign_block_case& c, std::uint
     detail::check_sign_tables(list, pattern, 1000, 0, seed + list.size(), v.run);
   }
   constexpr index_t chunk = kernels::sign_chunk_groups;
-  for (const bool is_narrow : {false, true}) {
-    for (const index_t groups : {index_t{8}, index_t{16}, index_t{24}, index_t{40}}) {
-      for (index_t tokens = 1; tokens <= 9; ++tokens) {
-        for (index_t tiles = 1; tiles <= kernels::sign_block_tiles; ++tiles) {
-          detail::check_sign_block(
-              list, {groups, tiles, tokens, tokens % 3 * 64, is_narrow, tiles == 3 && tokens < 6},
-              seed + list.size(), v.run);
-        }
+  for (const index_t groups : {index_t{8}, index_t{16}, index_t{24}, index_t{40}}) {
+    for (index_t tokens = 1; tokens <= 9; ++tokens) {
+      for (index_t tiles = 1; tiles <= kernels::sign_block_tiles; ++tiles) {
+        detail::check_sign_block(list,
+                                 {groups, tiles, tokens, tokens % 3 * 64, tiles == 3 && tokens < 6},
+                                 seed + list.size(), v.run);
       }
     }
-    // Long sums of the largest entries; more than a chunk.
-    for (const index_t groups : {chunk - 8, chunk, chunk + 8, 3 * chunk + 16}) {
-      for (const bool is_extreme : {false, true}) {
-        for (const index_t tokens : {1U, 2U, 4U, 7U}) {
-          detail::check_sign_block(list, {groups, 2, tokens, 64, is_narrow, is_extreme},
-                                   seed + list.size(), v.run);
-        }
+  }
+  // Long sums of the largest entries; more than a chunk.
+  for (const index_t groups : {chunk - 8, chunk, chunk + 8, 3 * chunk + 16}) {
+    for (const bool is_extreme : {false, true}) {
+      for (const index_t tokens : {1U, 2U, 4U, 7U}) {
+        detail::check_sign_block(list, {groups, 2, tokens, 64, is_extreme}, seed + list.size(),
+                                 v.run);
       }
     }
   }

@@ -65,7 +65,6 @@ struct sign_gemm_block_args {
   index_t tokens;
   index_t table_stride;  ///< a multiple of 64
   index_t interleave;    ///< 1 or 4, what the variant reads
-  bool is_narrow;        ///< whether entries are 65..191 (|q| < 64), of which two can be added
   index_t prefetch;      ///< how many bytes of weights to prefetch ahead: speed only
 };
 

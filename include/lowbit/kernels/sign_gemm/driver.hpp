@@ -229,7 +229,6 @@ inline void sign_gemm(const packed_signs& w, const sign_activations& x, matrix_v
                .tokens = tokens,
                .table_stride = x.table_bytes(),
                .interleave = w.interleave(),
-               .is_narrow = x.bits() < 8,
                .prefetch = ctx.prefetch_bytes});
     const std::int32_t* from = sums.data();
     for (index_t tile = 0; tile < w.tiles(block); ++tile) {
