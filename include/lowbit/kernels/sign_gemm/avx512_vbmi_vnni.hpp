@@ -91,7 +91,11 @@ inline constexpr index_t most_tokens = 4;
 /// stream through L1.
 template <index_t Tokens>
 LOWBIT_ALWAYS_INLINE void prefetch_line(const std::uint8_t* p) noexcept {
-  __builtin_prefetch(p, 0, Tokens == 1 ? 3 : 2);
+  if constexpr (Tokens == 1) {  // a conditional operand g++ 12 takes for 3
+    __builtin_prefetch(p, 0, 3);
+  } else {
+    __builtin_prefetch(p, 0, 2);
+  }
 }
 
 template <index_t Tokens>
