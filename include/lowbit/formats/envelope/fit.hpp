@@ -318,7 +318,9 @@ class envelope_fitter {
     }
   }
 
-  void run() {
+  /// `moves`: whether error feedback will move weights before they are coded. It adds errors of
+  /// others to them, so their levels lie wider by a quarter of the relative error.
+  void run(bool moves) {
     std::fill(vectors_.row_unit(0).begin(), vectors_.row_unit(0).end(), 1.0);
     std::fill(vectors_.column_unit(0).begin(), vectors_.column_unit(0).end(), 0.0);
     for (index_t planes = 1; planes <= vectors_.planes; ++planes) {
@@ -333,7 +335,12 @@ class envelope_fitter {
     }
     sort_planes();
     round_columns();
-    move_rows(vectors_.planes, vectors_.rank);
+    const double error = move_rows(vectors_.planes, vectors_.rank);
+    const double energy = objectives_.front();
+    if (moves && energy > 0.0) {
+      const double wider = 1.0 + 0.25 * (error / energy);
+      for (double& v : vectors_.rows.span()) v *= wider;
+    }
     round(vectors_.rows.span());
   }
 

@@ -154,8 +154,8 @@ struct envelope_quantizer {
     return t;
   }
 
-  /// The codec of a matrix: all envelopes are chosen here. Room for larger values costs the others
-  /// more than it gives, so `headroom` is only checked.
+  /// The codec of a matrix: all envelopes are chosen here. A headroom above 1, whatever it is,
+  /// makes levels somewhat wider.
   [[nodiscard]] envelope_codec prepare(matrix_view<const float> weights, const calibration& known,
                                        float headroom) const {
     check_params<envelope_quantizer>(*this);
@@ -172,7 +172,7 @@ struct envelope_quantizer {
     const auto row_weights = detail::fit_weights(known.output_importance, weights.rows());
     const auto column_weights = detail::fit_weights(known.importance, weights.cols());
     detail::envelope_fitter fitter(weights, row_weights, column_weights, params, fit);
-    fitter.run();
+    fitter.run(headroom > 1.0F);
     store_envelopes(fitter.vectors(), t);
     return envelope_codec(std::move(t));
   }
