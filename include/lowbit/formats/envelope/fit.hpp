@@ -293,6 +293,13 @@ class envelope_step {
   aligned_buffer<double> cross_;  // [units, units, lanes]: the lower triangle, between planes
 };
 
+/// A half-step that was taken.
+struct envelope_progress {
+  index_t planes;
+  index_t rank;      ///< of the planes that took part
+  double objective;  ///< before it, with the best signs
+};
+
 /// The envelopes of a matrix, fitted and then rounded to what is stored.
 class envelope_fitter {
  public:
@@ -323,30 +330,29 @@ class envelope_fitter {
   void run(bool moves) {
     std::fill(vectors_.row_unit(0).begin(), vectors_.row_unit(0).end(), 1.0);
     std::fill(vectors_.column_unit(0).begin(), vectors_.column_unit(0).end(), 0.0);
-    for (index_t planes = 1; planes <= vectors_.planes; ++planes) {
-      if (planes > 1) join(planes - 1);
-      alternate(planes, 1);
-    }
+    alternate(1, 1);
     if (vectors_.rank > 1) {
-      for (index_t p = 0; p < vectors_.planes; ++p) {
-        for (index_t j = 1; j < vectors_.rank; ++j) vary(p, j);
-      }
-      alternate(vectors_.planes, vectors_.rank);
+      for (index_t j = 1; j < vectors_.rank; ++j) vary(j);
+      alternate(1, vectors_.rank);
+    }
+    for (index_t p = 1; p < vectors_.planes; ++p) {
+      join(p);
+      alternate(p + 1, vectors_.rank);
     }
     sort_planes();
     round_columns();
     const double error = move_rows(vectors_.planes, vectors_.rank);
-    const double energy = objectives_.front();
-    if (moves && energy > 0.0) {
-      const double wider = 1.0 + 0.25 * (error / energy);
+    if (moves && error > 0.0) {
+      const double wider = 1.0 + 0.25 * (error / history_.front().objective);
       for (double& v : vectors_.rows.span()) v *= wider;
     }
     round(vectors_.rows.span());
   }
 
   [[nodiscard]] envelope_vectors& vectors() noexcept { return vectors_; }
-  /// Before each half-step, in order; it never rises while planes and rank stay.
-  [[nodiscard]] const std::vector<double>& objectives() const noexcept { return objectives_; }
+  /// Every half-step in order. The objective does not rise while planes and rank stay, until
+  /// columns are rounded, before the last one.
+  [[nodiscard]] const std::vector<envelope_progress>& history() const noexcept { return history_; }
 
  private:
   void alternate(index_t planes, index_t rank) {
@@ -362,34 +368,37 @@ class envelope_fitter {
   double move_columns(index_t planes, index_t rank) {
     const envelope_side side{w_, row_weights_, column_weights_, vectors_.rows.span(),
                              vectors_.columns.span()};
-    objectives_.push_back(envelope_step(side, axpy_, vectors_.rank, planes, rank).run());
-    return objectives_.back();
+    const double objective = envelope_step(side, axpy_, vectors_.rank, planes, rank).run();
+    history_.push_back({planes, rank, objective});
+    return objective;
   }
   double move_rows(index_t planes, index_t rank) {
     const matrix_view<const float> w(transposed_.data(), w_.cols(), w_.rows());
     const envelope_side side{w, column_weights_, row_weights_, vectors_.columns.span(),
                              vectors_.rows.span()};
-    objectives_.push_back(envelope_step(side, axpy_, vectors_.rank, planes, rank).run());
-    return objectives_.back();
+    const double objective = envelope_step(side, axpy_, vectors_.rank, planes, rank).run();
+    history_.push_back({planes, rank, objective});
+    return objective;
+  }
+
+  /// Unit j of the first plane begins as its first one with random signs in the rows and zeros in
+  /// the columns, which move first.
+  void vary(index_t j) {
+    const auto from = vectors_.row_unit(0);
+    const auto to = vectors_.row_unit(j);
+    for (index_t n = 0; n < to.size(); ++n) {
+      to[n] = (random_bits(j, n) & 1U) != 0 ? from[n] : -from[n];
+    }
   }
 
   /// Plane p begins as half of the plane before.
   void join(index_t p) {
-    const auto from = vectors_.row_unit((p - 1) * vectors_.rank);
-    const auto to = vectors_.row_unit(p * vectors_.rank);
-    for (index_t n = 0; n < to.size(); ++n) to[n] = 0.5 * from[n];
-    const auto columns = vectors_.column_unit((p - 1) * vectors_.rank);
-    std::copy(columns.begin(), columns.end(), vectors_.column_unit(p * vectors_.rank).begin());
-  }
-
-  /// Unit j of a plane begins as its first one with random signs in the rows and zeros in the
-  /// columns, which move first.
-  void vary(index_t p, index_t j) {
-    const auto from = vectors_.row_unit(p * vectors_.rank);
-    const auto to = vectors_.row_unit(p * vectors_.rank + j);
-    for (index_t n = 0; n < to.size(); ++n) {
-      const bool keep = (random_bits(p * envelope::max_rank + j, n) & 1U) != 0;
-      to[n] = keep ? from[n] : -from[n];
+    for (index_t u = p * vectors_.rank; u < (p + 1) * vectors_.rank; ++u) {
+      const auto from = vectors_.row_unit(u - vectors_.rank);
+      const auto to = vectors_.row_unit(u);
+      for (index_t n = 0; n < to.size(); ++n) to[n] = 0.5 * from[n];
+      const auto columns = vectors_.column_unit(u - vectors_.rank);
+      std::copy(columns.begin(), columns.end(), vectors_.column_unit(u).begin());
     }
   }
 
@@ -468,7 +477,7 @@ class envelope_fitter {
   kernels::dense_axpy_fn axpy_;
   aligned_buffer<float> transposed_;
   envelope_vectors vectors_;
-  std::vector<double> objectives_;
+  std::vector<envelope_progress> history_;
 };
 
 }  // namespace detail
