@@ -5,6 +5,7 @@
 #pragma once
 
 #include "lowbit/core/quantizer.hpp"
+#include "lowbit/formats/dbf/quantizer.hpp"
 #include "lowbit/formats/envelope/quantizer.hpp"
 #include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
@@ -14,6 +15,7 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats {
 using all = format_list<  //
     uniform_quantizer,    //
     sbvr_quantizer,       //
+    dbf_quantizer,        //
     envelope_quantizer    //
     >;
 
