@@ -6,6 +6,7 @@
 
 #include "lowbit/core/quantizer.hpp"
 #include "lowbit/formats/dbf/quantizer.hpp"
+#include "lowbit/formats/envelope/quantizer.hpp"
 #include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 
@@ -14,7 +15,8 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats {
 using all = format_list<  //
     uniform_quantizer,    //
     sbvr_quantizer,       //
-    dbf_quantizer         //
+    dbf_quantizer,        //
+    envelope_quantizer    //
     >;
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats
