@@ -9,6 +9,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <regex>
@@ -49,7 +50,8 @@ struct tensor_result {
   lowbit::error_stats weights = {};
   std::optional<double> calibration_error = {};  ///< relative MSE of the outputs on fitted rows
   std::optional<double> output_error = {};       ///< the same on held-out rows
-  double db_above_bound = 0.0;  ///< of the plain quantizer on a Gaussian, from 2^(-2 bits/weight)
+  /// Of the plain quantizer on a Gaussian, from 2^(-2 bits/weight); NaN where that takes too long.
+  double db_above_bound = 0.0;
   std::optional<lowbit::outlier::distortion_report> distortion = {};
   double seconds = 0.0;
 };
@@ -166,13 +168,12 @@ void for_each_chunk(lowbit::row_range rows, F&& f) {
   return energy;
 }
 
-/// Reads what a recipe asks for. Refuses (value) a layer without calibration rows if it needs them.
-[[nodiscard]] inline layer_inputs read_inputs(const work_item& item,
-                                              const lowbit::ptq::recipe& recipe,
+/// Reads what is known of a layer's inputs: moments if they are needed, and then refuses (value) a
+/// layer without calibration rows.
+[[nodiscard]] inline layer_inputs read_inputs(const work_item& item, bool needed,
                                               const job_options& options,
                                               const lowbit::kernels::context& ctx) {
   layer_inputs known;
-  const bool needed = recipe.needs_calibration();
   LOWBIT_CHECK(!needed || item.calibration != nullptr, value,
                "there are no calibration rows of its input (X", calibration_suffix,
                " beside a weight X.weight); name a file that has them with --calibrate, or leave "
@@ -215,6 +216,8 @@ template <lowbit::quantizer Q>
 [[nodiscard]] double db_above_bound(const Q& quantizer, lowbit::shape2 shape) {
   constexpr lowbit::index_t most_weights = lowbit::index_t{1} << 20U;
   if (shape.rows == 0 || shape.cols == 0) return 0.0;
+  // Fitted as a whole, in minutes, to inputs that a Gaussian does not have.
+  if (lowbit::ptq::matrix_quantizer<Q>) return std::numeric_limits<double>::quiet_NaN();
   const lowbit::index_t rows =
       std::clamp<lowbit::index_t>(most_weights / shape.cols, 1, shape.rows);
   std::vector<float> values(rows * shape.cols);
@@ -296,36 +299,37 @@ class quantization_job {
     const std::string& name_;
   };
 
+  [[nodiscard]] bool needs_calibration() const {
+    if constexpr (lowbit::ptq::matrix_quantizer<Q>) {
+      if (how_.quantizer.wants_calibration()) return true;
+    }
+    return how_.around.recipe.needs_calibration();
+  }
+
   void quantize(std::size_t i) {
     const work_item& item = items_[i];
     const auto start = std::chrono::steady_clock::now();
     try {
       const auto ctx = lowbit::kernels::context::best();
       const float_matrix weights(*item.tensor);
-      const layer_inputs known = read_inputs(item, how_.around.recipe, options_, ctx);
+      const layer_inputs known = read_inputs(item, needs_calibration(), options_, ctx);
       const auto sink = [&](lowbit::tensor_ref tensor, const lowbit::ptq::outcome&) {
         tensor_result result = judge(item, weights.view(), known, tensor);
         result.seconds = seconds_since(start);
         finish(i, std::move(result), [&] { out_->add(item.tensor->name, tensor); });
       };
-      if constexpr (lowbit::groupwise_quantizer<Q>) {
-        step_listener listener(progress_, item.tensor->name);
-        const auto run = [&](const auto& quantizer) {
-          lowbit::ptq::quantize_by_recipe(how_.around.recipe, quantizer, weights.view(),
-                                          known.knowledge(), ctx, sink, &listener);
-        };
-        if (how_.around.replicate == replicate_mode::none) {
-          run(how_.quantizer);
-        } else {
-          run(lowbit::ptq::replicating<Q>{how_.quantizer, how_.around.replicas()});
-        }
+      step_listener listener(progress_, item.tensor->name);
+      const auto run = [&](const auto& quantizer) {
+        lowbit::ptq::quantize_by_recipe(how_.around.recipe, quantizer, weights.view(),
+                                        known.knowledge(), ctx, sink, &listener);
+      };
+      if (how_.around.replicate == replicate_mode::none) {
+        run(how_.quantizer);
+      } else if constexpr (lowbit::groupwise_quantizer<Q>) {
+        run(lowbit::ptq::replicating<Q>{how_.quantizer, how_.around.replicas()});
       } else {
-        LOWBIT_CHECK(how_.around.replicate == replicate_mode::none &&
-                         how_.around.recipe == lowbit::ptq::recipe{},
-                     value, "format '", lowbit::format_of<Q>::name,
-                     "' has no groups of levels, which the steps of a recipe need");
-        sink(how_.quantizer.quantize(weights.view(), {.importance = known.importance}),
-             lowbit::ptq::outcome{});
+        LOWBIT_CHECK(false, value, "format '", lowbit::format_of<Q>::name,
+                     "' is fitted as a whole: replicate does not apply to it");
       }
     } catch (const lowbit::cancelled_error&) {
       throw;

@@ -20,7 +20,9 @@
 #include "lowbit/kernels/bit_gemm/driver.hpp"     // IWYU pragma: export
 #include "lowbit/kernels/code_gemm/driver.hpp"    // IWYU pragma: export
 #include "lowbit/kernels/dense/driver.hpp"        // IWYU pragma: export
+#include "lowbit/kernels/envelope/driver.hpp"     // IWYU pragma: export
 #include "lowbit/kernels/hadamard/driver.hpp"     // IWYU pragma: export
+#include "lowbit/kernels/sign_gemm/driver.hpp"    // IWYU pragma: export
 #include "lowbit/kernels/sparse/driver.hpp"       // IWYU pragma: export
 #include "lowbit/linalg/cholesky.hpp"             // IWYU pragma: export
 #include "lowbit/linalg/hadamard.hpp"             // IWYU pragma: export

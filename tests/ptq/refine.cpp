@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "catch.hpp"
+#include "lowbit/formats/envelope/quantizer.hpp"
 #include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 #include "lowbit/ptq/error_feedback.hpp"
@@ -123,6 +124,15 @@ TEST_CASE("refine lowers the objective that it reports: sbvr") {
           }
         }
       }
+    }
+  }
+}
+
+TEST_CASE("refine lowers the objective that it reports: envelope, whose groups are columns") {
+  std::uint64_t seed = 900;
+  for (const unsigned planes : {1U, 2U, 3U}) {
+    for (const index_t cols : {1U, 31U, 32U, 33U, 100U}) {
+      check_refined(formats::envelope_quantizer{.params = {.planes = planes}}, {5, cols}, ++seed);
     }
   }
 }

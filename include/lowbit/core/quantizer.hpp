@@ -11,11 +11,16 @@
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
 
-/// What is known of a layer's inputs when its weights are quantized. Everything is optional.
+/// What is known of a layer when its weights are quantized. Everything is optional, and a quantizer
+/// uses what it can.
 struct calibration {
   /// One weight >= 0 per column (K of them), such as the mean square of the input channel; empty
   /// for none. All zero counts as none.
   std::span<const float> importance = {};
+  /// The same per row (N of them), such as the mean square of the loss's gradient there.
+  std::span<const float> output_importance = {};
+  /// E[x x^T] [K, K] of the inputs x, symmetric; empty for none.
+  matrix_view<const double> hessian = {};
 };
 
 /// Fits and encodes. Deterministic; quantize() is const and thread-safe. It refuses NaN and Inf
@@ -56,14 +61,16 @@ struct format_list {
   }
 };
 
-/// Refuses an importance that is neither empty nor `cols` finite weights >= 0.
-inline void check_importance(std::span<const float> importance, index_t cols) {
+/// Refuses an importance that is neither empty nor `count` finite weights >= 0, of `what` each.
+inline void check_importance(std::span<const float> importance, index_t count,
+                             std::string_view what = "column") {
   if (importance.empty()) return;
-  LOWBIT_CHECK(importance.size() == cols, shape, "importance has ", importance.size(),
-               " values for ", cols, " columns");
-  for (index_t c = 0; c < cols; ++c) {
+  LOWBIT_CHECK(importance.size() == count, shape, "importance has ", importance.size(),
+               " values for ", count, " ", what, "s");
+  for (index_t c = 0; c < count; ++c) {
     LOWBIT_CHECK(importance[c] >= 0.0F && importance[c] - importance[c] == 0.0F, value,
-                 "importance of column ", c, " is ", importance[c], "; it must be finite and >= 0");
+                 "importance of ", what, " ", c, " is ", importance[c],
+                 "; it must be finite and >= 0");
   }
 }
 

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "lowbit/core/prefixed_buffers.hpp"
 #include "lowbit/decorators/nesting.hpp"
 #include "lowbit/layout/operands.hpp"
 
@@ -94,7 +95,7 @@ class replicated {
 
   void for_each_buffer(buffer_visitor& visitor) const {
     for (index_t k = 0; k < parts(); ++k) {
-      prefixing_visitor replica(k, visitor);
+      prefixing_visitor replica(prefix(k), visitor);
       replicas_[k].for_each_buffer(replica);
     }
   }
@@ -106,7 +107,7 @@ class replicated {
     std::vector<Base> replicas;
     replicas.reserve(params.own.replicas);
     for (index_t k = 0; k < params.own.replicas; ++k) {
-      prefixing_source replica(k, source);
+      prefixing_source replica(prefix(k), source);
       replicas.push_back(Base::from_buffers(shape, params.base, replica));
     }
     return {params.own.total, std::move(replicas)};
@@ -146,32 +147,6 @@ class replicated {
   [[nodiscard]] static std::string prefix(index_t k) {
     return lowbit::detail::message("replica", k, "_");
   }
-
-  /// Passes buffers on under the name that they have among those of all replicas.
-  class prefixing_visitor final : public buffer_visitor {
-   public:
-    prefixing_visitor(index_t k, buffer_visitor& to) : prefix_(prefix(k)), to_(to) {}
-    void operator()(const buffer_view& buffer) override {
-      const std::string name = prefix_ + std::string(buffer.name);
-      to_({name, buffer.type, buffer.shape, buffer.bytes});
-    }
-
-   private:
-    std::string prefix_;
-    buffer_visitor& to_;
-  };
-  class prefixing_source final : public buffer_source {
-   public:
-    prefixing_source(index_t k, buffer_source& from) : prefix_(prefix(k)), from_(from) {}
-    std::span<const std::byte> get(std::string_view name, element_type type,
-                                   std::span<const index_t> shape) override {
-      return from_.get(prefix_ + std::string(name), type, shape);
-    }
-
-   private:
-    std::string prefix_;
-    buffer_source& from_;
-  };
 
   static void add(matrix_view<const float> replica, matrix_view<float> sum) noexcept {
     for (index_t r = 0; r < sum.rows(); ++r) {

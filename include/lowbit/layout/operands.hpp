@@ -67,6 +67,14 @@ concept code_operand = quantized_tensor<T> &&
   t.codes(row, out);
 };
 
+/// A tensor of signs alone.
+///  * signs(): one plane; W[n, k] = +1 where its bit is set, else -1. Bits past the last column are
+///  clear.
+template <class T>
+concept sign_operand = quantized_tensor<T> && requires(const T& t) {
+  { t.signs() } -> std::same_as<const layout::bit_matrix&>;
+};
+
 /// A tensor W = B T: the matrix B of another tensor, and a cheap map T of the inputs, so that
 /// y = W x = B (T x).
 ///  * base(): the tensor of B, whatever it is; its shape is that of W.

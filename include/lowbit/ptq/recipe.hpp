@@ -4,8 +4,9 @@
 //   damp H -> order columns
 //   -> {levels and codes: nearest, or error feedback} -> refine -> decorate
 //
-// Works with every groupwise_quantizer. What the inputs must undergo is stored with the tensor, as
-// decorators of decorators/, and counted in its bits.
+// Works with every quantizer; feedback, refinement and column scales need levels by groups
+// (groupwise_quantizer). What the inputs must undergo is stored with the tensor, as decorators of
+// decorators/, and counted in its bits.
 #pragma once
 
 #include <numeric>
@@ -156,9 +157,21 @@ concept replicating_quantizer = quantizer<Q> &&
   { q.collect(w, known, encode) } -> std::same_as<typename Q::tensor>;
 };
 
-/// What a recipe works with.
+/// A quantizer whose levels belong to groups, which feedback, refinement and column scales need.
 template <class Q>
-concept recipe_quantizer = groupwise_quantizer<Q> || replicating_quantizer<Q>;
+concept quantizer_of_groups = groupwise_quantizer<Q> || replicating_quantizer<Q>;
+
+/// A quantizer that fits a matrix as a whole and takes long.
+///  * quantize(w, known, ctx, progress): as quantize(w, known), with ctx's threads; `progress` may
+///  be null.
+///  * wants_calibration(): whether it is not meant to run without knowledge of the inputs.
+template <class Q>
+concept matrix_quantizer = quantizer<Q> &&
+    requires(const Q& q, matrix_view<const float> w, const calibration& known,
+             const kernels::context& ctx, listener* progress) {
+  { q.quantize(w, known, ctx, progress) } -> std::same_as<typename Q::tensor>;
+  { q.wants_calibration() } -> std::same_as<bool>;
+};
 
 namespace detail {
 
@@ -185,7 +198,7 @@ class float_matrix {
 }
 
 /// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome.
-template <recipe_quantizer Q, class Sink>
+template <quantizer Q, class Sink>
 class recipe_run {
  public:
   recipe_run(const recipe& how, const Q& q, const knowledge& known, const kernels::context& ctx,
@@ -194,6 +207,12 @@ class recipe_run {
 
   void run(matrix_view<const float> weights) {
     check_params<recipe>(how_);
+    if constexpr (!quantizer_of_groups<Q>) {
+      LOWBIT_CHECK(how_.feedback == feedback_method::none && how_.refine == 0 &&
+                       how_.scale == column_scales::none,
+                   value, "format '", Q::tensor::format::name,
+                   "' is fitted as a whole: feedback, refine and scale do not apply to it");
+    }
     check_finite(weights, "the weight matrix");
     if (known_.moments == nullptr) {
       LOWBIT_CHECK(
@@ -289,12 +308,16 @@ class recipe_run {
 
   template <class Then>
   void scale(matrix_view<const float> w, Then&& then) {
-    if (!moments_ || how_.scale == column_scales::none) return rotate_outputs(w, then);
-    decorators::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
-    float_matrix b = transformed(scales, w);
-    rotate_outputs(matrix_view<const float>(b.view()), [&](auto&& t) {
-      then(decorate(std::move(scales), std::forward<decltype(t)>(t)));
-    });
+    if constexpr (quantizer_of_groups<Q>) {
+      if (moments_ && how_.scale != column_scales::none) {
+        decorators::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
+        float_matrix b = transformed(scales, w);
+        return rotate_outputs(matrix_view<const float>(b.view()), [&](auto&& t) {
+          then(decorate(std::move(scales), std::forward<decltype(t)>(t)));
+        });
+      }
+    }
+    rotate_outputs(w, then);
   }
 
   /// tr E H E^T is the same for E and for T^T E: H stays as it is.
@@ -323,17 +346,35 @@ class recipe_run {
 
   template <class Then>
   void order(matrix_view<const float> w, Then&& then) {
-    if (!moments_) return then(q_.quantize(w, {.importance = importance_}));
-    damp(moments_->matrix(), how_.damping);
-    if (how_.feedback == feedback_method::none || how_.order == column_order::natural) {
-      return code(w, {}, then);
+    if (moments_) damp(moments_->matrix(), how_.damping);
+    if constexpr (!quantizer_of_groups<Q>) {
+      fit_whole(w, then);
+    } else {
+      if (!moments_) return then(q_.quantize(w, {.importance = importance_}));
+      if (how_.feedback == feedback_method::none || how_.order == column_order::natural) {
+        return code(w, {}, then);
+      }
+      const std::vector<index_t> columns = by_energy(moments_->matrix());
+      if (how_.order == column_order::energy_static) return code(w, columns, then);
+      decorators::column_permutation permutation(columns);
+      float_matrix b = transformed(permutation, w);
+      code(matrix_view<const float>(b.view()), {},
+           [&](auto&& t) { then(decorate(std::move(permutation), std::forward<decltype(t)>(t))); });
     }
-    const std::vector<index_t> columns = by_energy(moments_->matrix());
-    if (how_.order == column_order::energy_static) return code(w, columns, then);
-    decorators::column_permutation permutation(columns);
-    float_matrix b = transformed(permutation, w);
-    code(matrix_view<const float>(b.view()), {},
-         [&](auto&& t) { then(decorate(std::move(permutation), std::forward<decltype(t)>(t))); });
+  }
+
+  template <class Then>
+  void fit_whole(matrix_view<const float> w, Then&& then) {
+    calibration known{.importance = importance_};
+    if (moments_) {
+      importance_ = moments_->importance();
+      known = {.importance = importance_, .hessian = std::as_const(*moments_).matrix()};
+    }
+    if constexpr (matrix_quantizer<Q>) {
+      then(q_.quantize(w, known, ctx_, progress_));
+    } else {
+      then(q_.quantize(w, known));
+    }
   }
 
   template <class Then>
@@ -405,7 +446,7 @@ class recipe_run {
 /// on the recipe: Q::tensor, decorated by permuted, rotated and scaled as it asks. Deterministic:
 /// the same bytes on any CPU and at any number of workers. Memory: about 3 K^2 doubles beside the
 /// weights. Refuses recipes that need moments where there are none, and what the quantizer refuses.
-template <recipe_quantizer Q, class Sink>
+template <quantizer Q, class Sink>
 void quantize_by_recipe(const recipe& how, const Q& q, matrix_view<const float> weights,
                         const knowledge& known, const kernels::context& ctx, Sink&& sink,
                         listener* progress = nullptr) {

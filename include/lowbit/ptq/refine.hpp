@@ -10,8 +10,8 @@
 // Each step is taken only if it lowers the objective (computed with values as stored), so the
 // objective never rises. Related: QuantEase (arXiv 2309.01885).
 //
-// Columns go in blocks, which are the groups: inside one, r is corrected after every step; the
-// other columns by one product per block.
+// Columns go in blocks, which are the groups, or several short ones: inside one, r is corrected
+// after every step; the other columns by one product per block.
 #pragma once
 
 #include <vector>
@@ -63,7 +63,11 @@ class refined_rows {
   }
 
   void run_round() {
-    for (index_t g = 0; g < state_.groups(); ++g) run_group(g);
+    constexpr index_t width = 32;  // products of fewer terms spend their time on loads and stores
+    const index_t step = std::max<index_t>(1, width / state_.columns_of(0).size());
+    for (index_t g = 0; g < state_.groups(); g += step) {
+      run_block({g, std::min(g + step, state_.groups())});
+    }
   }
 
  private:
@@ -74,9 +78,11 @@ class refined_rows {
     return {errors_.data(), rows_.size(), h_.cols()};
   }
 
-  void run_group(index_t g) {
-    const row_range columns = state_.columns_of(g);
+  void run_block(row_range groups) {
+    const row_range columns{state_.columns_of(groups.begin).begin,
+                            state_.columns_of(groups.end - 1).end};
     const index_t size = columns.size();
+    begin_ = columns.begin;
     stride_ = padded(size);
     block_.assign(size * stride_, 0.0);
     copy_padded(h_, columns, columns, block_.data());
@@ -86,14 +92,17 @@ class refined_rows {
     bool any = false;
     for (index_t row = 0; row < rows_.size(); ++row) {
       std::copy_n(products().row(row).data() + columns.begin, size, r_.data());
-      state_.values(rows_.begin + row, g, values_.data());
-      const std::vector<double> before(values_.begin(),
-                                       values_.begin() + static_cast<std::ptrdiff_t>(size));
-      refit(row, g);
-      descend(row, g);
+      for (index_t g = groups.begin; g < groups.end; ++g) {
+        state_.values(rows_.begin + row, g, values_.data() + state_.columns_of(g).begin - begin_);
+      }
+      before_.assign(values_.begin(), values_.begin() + static_cast<std::ptrdiff_t>(size));
+      for (index_t g = groups.begin; g < groups.end; ++g) {
+        refit(row, g);
+        descend(row, g);
+      }
       double* const change = changes_.data() + row * size;
       for (index_t i = 0; i < size; ++i) {
-        change[i] = values_[i] - before[i];  // of Ŵ, hence minus that of E
+        change[i] = values_[i] - before_[i];  // of Ŵ, hence minus that of E
         any = any || change[i] != 0.0;
         errors_[row * h_.cols() + columns.begin + i] -= change[i];
       }
@@ -104,11 +113,11 @@ class refined_rows {
                          h_.middle_rows(columns), ctx_);
   }
 
-  /// out[0 .. stride) = H_gg v.
-  void multiply_block(std::span<const double> v, std::vector<double>& out) const {
+  /// out[0 .. stride) = H_bb v for columns of the block from `first` on; v is 0 elsewhere.
+  void multiply_block(std::span<const double> v, index_t first, std::vector<double>& out) const {
     out.assign(stride_, 0.0);
     for (index_t i = 0; i < v.size(); ++i) {
-      if (v[i] != 0.0) axpy_(v[i], block_.data() + i * stride_, out.data(), stride_);
+      if (v[i] != 0.0) axpy_(v[i], block_.data() + (first + i) * stride_, out.data(), stride_);
     }
   }
   [[nodiscard]] static double dot(std::span<const double> a, const double* b) noexcept {
@@ -120,8 +129,10 @@ class refined_rows {
   void refit(index_t row, index_t g) {
     const C& codec = state_.codec();
     const index_t terms = codec.terms();
-    const index_t size = state_.columns_of(g).size();
     if (terms == 0) return;
+    const index_t size = state_.columns_of(g).size();
+    const index_t first = state_.columns_of(g).begin - begin_;
+    double* const values = values_.data() + first;
     auto& levels = state_.levels_of(rows_.begin + row, g);
     const std::uint8_t* const codes = state_.codes(rows_.begin + row) + state_.columns_of(g).begin;
 
@@ -142,12 +153,12 @@ class refined_rows {
     delta_.resize(terms);
     for (index_t t = 0; t < terms; ++t) {
       const auto v = std::span<const double>(directions_).subspan(t * size, size);
-      multiply_block(v, product_);
+      multiply_block(v, first, product_);
       for (index_t s = 0; s < terms; ++s) {
-        system_[s * terms + t] =
-            dot(std::span<const double>(directions_).subspan(s * size, size), product_.data());
+        system_[s * terms + t] = dot(std::span<const double>(directions_).subspan(s * size, size),
+                                     product_.data() + first);
       }
-      delta_[t] = dot(v, r_.data());
+      delta_[t] = dot(v, r_.data() + first);
     }
     if (!linalg::solve_spd_small(system_, delta_)) return;  // coefficients that no code tells apart
     const auto changed = codec.adjusted(levels, rows_.begin + row, delta_);
@@ -156,33 +167,36 @@ class refined_rows {
     codec.values(changed, std::span(by_code).first(count));
     step_.resize(size);
     for (index_t i = 0; i < size; ++i) {
-      step_[i] = static_cast<double>(by_code[codes[i]]) - values_[i];
+      step_[i] = static_cast<double>(by_code[codes[i]]) - values[i];
     }
-    multiply_block(step_, product_);
-    const double change = std::fma(-2.0, dot(step_, r_.data()), dot(step_, product_.data()));
+    multiply_block(step_, first, product_);
+    const double change =
+        std::fma(-2.0, dot(step_, r_.data() + first), dot(step_, product_.data() + first));
     if (!(change < 0.0)) return;
     levels = changed;
-    for (index_t i = 0; i < size; ++i) {
-      values_[i] = static_cast<double>(by_code[codes[i]]);
-      r_[i] -= product_[i];
-    }
+    for (index_t i = 0; i < size; ++i) values[i] = static_cast<double>(by_code[codes[i]]);
+    for (index_t i = 0; i < stride_; ++i) r_[i] -= product_[i];
   }
 
   void descend(index_t row, index_t g) {
     const index_t size = state_.columns_of(g).size();
     std::uint8_t* const codes = state_.codes(rows_.begin + row) + state_.columns_of(g).begin;
     const level_table table = state_.table(rows_.begin + row, g);
+    const index_t first = state_.columns_of(g).begin - begin_;
     for (index_t i = 0; i < size; ++i) {
-      const double curvature = block_[i * stride_ + i];
+      double& value = values_[first + i];
+      const double r = r_[first + i];
+      const double* const h = block_.data() + (first + i) * stride_;
+      const double curvature = h[first + i];
       if (!(curvature > 0.0)) continue;
-      const double target = values_[i] + r_[i] / curvature;
+      const double target = value + r / curvature;
       if (!std::isfinite(target)) continue;
       const auto level = table.nearest(target);
-      const double step = static_cast<double>(level.value) - values_[i];
-      if (step == 0.0 || !(step * std::fma(step, curvature, -2.0 * r_[i]) < 0.0)) continue;
+      const double step = static_cast<double>(level.value) - value;
+      if (step == 0.0 || !(step * std::fma(step, curvature, -2.0 * r) < 0.0)) continue;
       codes[i] = level.code;
-      values_[i] = static_cast<double>(level.value);
-      axpy_(-step, block_.data() + i * stride_, r_.data(), stride_);
+      value = static_cast<double>(level.value);
+      axpy_(-step, h, r_.data(), stride_);
     }
   }
 
@@ -194,11 +208,13 @@ class refined_rows {
   aligned_buffer<double> errors_;    // E [rows, K]
   aligned_buffer<double> products_;  // E H [rows, K]
 
-  // Of one group.
+  // Of one block.
+  index_t begin_ = 0;  // its first column
   index_t stride_ = 0;
-  std::vector<double> block_;    // H_gg
+  std::vector<double> block_;    // H_bb
   std::vector<double> changes_;  // of Ŵ [rows, size]
   std::vector<double> values_;
+  std::vector<double> before_;
   std::vector<double> r_;
   std::vector<float> term_of_code_;
   std::vector<double> directions_;
