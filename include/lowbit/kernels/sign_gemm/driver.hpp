@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -90,52 +89,60 @@ class packed_signs {
     const index_t block = tile / sign_block_tiles;
     const index_t of_block = tile % sign_block_tiles;
     std::uint8_t* out = bytes_.data() + block * sign_block_tiles * tile_bytes();
-    std::array<std::uint32_t, sign_tile_rows> negatives{};
     std::uint8_t* const head = out + of_block * sign_head_bytes;
+    std::array<std::uint32_t, sign_tile_rows> negatives{};
     out += tiles(block) * sign_head_bytes;
     for (index_t chunk = 0; chunk < groups_; chunk += sign_chunk_groups) {
       const index_t steps = std::min(sign_chunk_groups, groups_ - chunk) / sign_step_groups;
-      std::uint8_t* step = out + of_block * steps * sign_step_bytes;
-      for (index_t i = 0; i < steps; ++i, step += sign_step_bytes) {
-        for (index_t r = 0; r < count; ++r) {
-          negatives[r] +=
-              pack_row(signs.row(0, first_row + first + r), chunk / sign_step_groups + i, r, step);
-        }
+      for (index_t r = 0; r < count; ++r) {
+        // A row of the canonical layout has whole words, zero behind its columns.
+        const auto bytes = std::as_bytes(signs.row(0, first_row + first + r));
+        negatives[r] += pack_row(bytes.subspan(chunk * sign_group_columns / 8), steps, r,
+                                 out + of_block * steps * sign_step_bytes);
       }
       out += tiles(block) * steps * sign_step_bytes;
     }
     std::memcpy(head, negatives.data(), sign_head_bytes);
   }
 
-  /// The 40 bits of a step in a row of a tile; returns how many groups are negative.
-  std::uint32_t pack_row(std::span<const std::uint64_t> words, index_t i, index_t r,
-                         std::uint8_t* step) const noexcept {
-    // A row of the canonical layout has whole words, zero behind its columns.
-    constexpr index_t bytes = sign_group_columns * sign_step_groups / 8;
-    const std::span<const std::byte> from = std::as_bytes(words).subspan(i * bytes);
-    std::uint64_t forty = 0;
-    std::memcpy(&forty, from.data(), std::min(from.size(), bytes));
-    const std::uint64_t fives = detail::spread_fives(forty);
-    const std::uint64_t minus = ~fives >> 4U & 0x0101010101010101U;
-    const std::uint64_t patterns = (fives & 0x0f0f0f0f0f0f0f0fU) ^ minus * 15U;
-    if (interleave_ == 4) {
-      const auto two = static_cast<std::uint32_t>(patterns | patterns >> 28U);
-      std::memcpy(step + 4 * r, &two, 4);
-      const index_t bit = 7 - r / 16 * 2;  // of the first four groups; the next have the one below
-      std::uint8_t* const at = step + sign_pattern_bytes + r % 16 * 4;
-      std::uint32_t signs = 0;
-      std::memcpy(&signs, at, 4);
-      signs |= static_cast<std::uint32_t>(minus << bit | minus >> 32U << (bit - 1));
-      std::memcpy(at, &signs, 4);
-    } else {
-      for (index_t s = 0; s < 4; ++s) {
-        const std::uint64_t two = patterns >> (16 * s);
-        step[s * sign_tile_rows + r] = static_cast<std::uint8_t>(two | two >> 4U);
+  /// Some steps of a row of a tile; returns how many of their groups are minus.
+  std::uint32_t pack_row(std::span<const std::byte> signs, index_t steps, index_t r,
+                         std::uint8_t* out) const noexcept {
+    constexpr index_t step_bytes = sign_group_columns * sign_step_groups / 8;
+    std::uint64_t negatives = 0;
+    for (index_t i = 0; i < steps; ++i, out += sign_step_bytes) {
+      std::uint64_t forty = 0;
+      const index_t left = signs.size() - i * step_bytes;
+      if (left >= 8) {
+        std::memcpy(&forty, &signs[i * step_bytes], 8);
+      } else {
+        std::memcpy(&forty, &signs[i * step_bytes], left);
       }
-      // Byte g, which is 0 or 1, becomes bit 7 - g.
-      step[sign_pattern_bytes + r] = static_cast<std::uint8_t>(minus * 0x8040201008040201U >> 56U);
+      // A byte for each group.
+      constexpr std::uint64_t ones = 0x0101010101010101U;
+      const std::uint64_t fives = detail::spread_fives(forty);
+      const std::uint64_t minus = ~fives >> 4U & ones;
+      const std::uint64_t patterns = (fives & 15U * ones) ^ minus * 15U;
+      negatives += minus * ones >> 56U;
+      std::uint8_t* const factors = out + sign_pattern_bytes;
+      if (interleave_ == 4) {
+        const auto two = static_cast<std::uint32_t>(patterns | patterns >> 28U);
+        std::memcpy(out + 4 * r, &two, 4);
+        const index_t bit = 7 - r / 16 * 2;  // of four groups; the bit below is of the other four
+        std::uint32_t all = 0;
+        std::memcpy(&all, factors + r % 16 * 4, 4);
+        all |= static_cast<std::uint32_t>(minus << bit | minus >> 32U << (bit - 1));
+        std::memcpy(factors + r % 16 * 4, &all, 4);
+      } else {
+        for (index_t s = 0; s < 4; ++s) {
+          const std::uint64_t two = patterns >> (16 * s);
+          out[s * sign_tile_rows + r] = static_cast<std::uint8_t>(two | two >> 4U);
+        }
+        // Byte g, which is 0 or 1, becomes bit 7 - g.
+        factors[r] = static_cast<std::uint8_t>(minus * 0x8040201008040201U >> 56U);
+      }
     }
-    return static_cast<std::uint32_t>(std::popcount(minus));
+    return static_cast<std::uint32_t>(negatives);
   }
 
   shape2 shape_;
