@@ -111,71 +111,92 @@ LOWBIT_ALWAYS_INLINE void add_eight(std::int32_t* sums, __m128i narrow) noexcept
   store_ints(sums, _mm256_add_epi32(load_ints(sums), _mm256_cvtepi16_epi32(narrow)));
 }
 
-/// 32 rows of a tile.
+/// Adds a step of 32 rows to the sums of rows 0..7 and 16..23, and of the others.
 template <index_t Tokens>
+LOWBIT_ALWAYS_INLINE void add_step(const std::uint8_t* weights, const std::uint8_t* tables,
+                                   index_t table_stride, ints* first, ints* second) noexcept {
+  const ints low_bits = _mm256_set1_epi8(15);
+  const ints ones = _mm256_set1_epi8(1);
+  // The signs of two groups are the top bits of two bytes. Their low bits are set, because vpsignb
+  // makes 0 of 0, and +-1 of the rest.
+  const ints signs = load_ints(weights + sign_pattern_bytes);
+  const ints next = _mm256_add_epi8(signs, signs);
+  const ints both[] = {_mm256_unpacklo_epi8(signs, next), _mm256_unpackhi_epi8(signs, next)};
+  ints top[] = {_mm256_or_si256(both[0], low_bits), _mm256_or_si256(both[1], low_bits)};
+  LOWBIT_UNROLL
+  for (index_t pair = 0; pair < 4; ++pair) {
+    const ints patterns = load_ints(weights + pair * sign_tile_rows);
+    const ints low = _mm256_and_si256(patterns, low_bits);
+    const ints high = _mm256_and_si256(_mm256_srli_epi16(patterns, 4), low_bits);
+    const ints signs_first = _mm256_sign_epi8(ones, top[0]);
+    const ints signs_second = _mm256_sign_epi8(ones, top[1]);
+    LOWBIT_UNROLL
+    for (index_t i = 0; i < 2; ++i) {
+      top[i] = pair == 1 ? _mm256_or_si256(_mm256_slli_epi16(both[i], 4), low_bits)
+                         : _mm256_slli_epi16(top[i], 2);
+    }
+    LOWBIT_UNROLL
+    for (index_t t = 0; t < Tokens; ++t) {
+      const std::uint8_t* const table = tables + t * table_stride + 2 * pair * sign_table_bytes;
+      const ints one = look_up(table, low);
+      const ints other = look_up(table + sign_table_bytes, high);
+      first[t] = _mm256_add_epi16(
+          first[t], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(one, other), signs_first));
+      second[t] = _mm256_add_epi16(
+          second[t], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(one, other), signs_second));
+    }
+  }
+}
+
+/// 32 or 64 rows of a tile.
+template <index_t Tokens, index_t Registers>
 LOWBIT_ALWAYS_INLINE void add_rows(const std::uint8_t* weights, const std::uint8_t* tables,
                                    index_t table_stride, std::int32_t* sums, index_t groups,
                                    index_t prefetch) noexcept {
-  const ints low_bits = _mm256_set1_epi8(15);
-  const ints ones = _mm256_set1_epi8(1);
-  ints first[Tokens];   // rows 0..7 and 16..23
-  ints second[Tokens];  // rows 8..15 and 24..31
+  ints first[Registers][Tokens];
+  ints second[Registers][Tokens];
   LOWBIT_UNROLL
-  for (index_t t = 0; t < Tokens; ++t) first[t] = second[t] = _mm256_setzero_si256();
-  for (index_t g = 0; g < groups; g += sign_step_groups) {
-    // Half of the lines of a step: the other half of the rows prefetches the others.
-    __builtin_prefetch(weights + prefetch);
-    __builtin_prefetch(weights + prefetch + 64);
-    __builtin_prefetch(weights + prefetch + 128);
-    const ints signs = load_ints(weights + sign_pattern_bytes);
-    // The signs of two groups are the top bits of two bytes. Their low bits are set, because
-    // vpsignb makes 0 of 0, and +-1 of the rest.
-    const ints next = _mm256_add_epi8(signs, signs);
-    const ints both[] = {_mm256_unpacklo_epi8(signs, next), _mm256_unpackhi_epi8(signs, next)};
-    ints top[] = {_mm256_or_si256(both[0], low_bits), _mm256_or_si256(both[1], low_bits)};
+  for (index_t i = 0; i < Registers; ++i) {
     LOWBIT_UNROLL
-    for (index_t pair = 0; pair < 4; ++pair) {
-      const ints patterns = load_ints(weights + pair * sign_tile_rows);
-      const ints low = _mm256_and_si256(patterns, low_bits);
-      const ints high = _mm256_and_si256(_mm256_srli_epi16(patterns, 4), low_bits);
-      const ints signs_first = _mm256_sign_epi8(ones, top[0]);
-      const ints signs_second = _mm256_sign_epi8(ones, top[1]);
-      LOWBIT_UNROLL
-      for (index_t i = 0; i < 2; ++i) {
-        top[i] = pair == 1 ? _mm256_or_si256(_mm256_slli_epi16(both[i], 4), low_bits)
-                           : _mm256_slli_epi16(top[i], 2);
-      }
-      LOWBIT_UNROLL
-      for (index_t t = 0; t < Tokens; ++t) {
-        const std::uint8_t* const table = tables + t * table_stride + 2 * pair * sign_table_bytes;
-        const ints one = look_up(table, low);
-        const ints other = look_up(table + sign_table_bytes, high);
-        first[t] = _mm256_add_epi16(
-            first[t], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(one, other), signs_first));
-        second[t] = _mm256_add_epi16(
-            second[t], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(one, other), signs_second));
-      }
+    for (index_t t = 0; t < Tokens; ++t) first[i][t] = second[i][t] = _mm256_setzero_si256();
+  }
+  for (index_t g = 0; g < groups; g += sign_step_groups) {
+    // To L2: see avx512_vbmi_vnni.hpp.
+    LOWBIT_UNROLL
+    for (index_t i = 0; i < (Registers == 1 ? 3 : 5); ++i) {
+      __builtin_prefetch(weights + prefetch + 64 * i, 0, 2);
+    }
+    LOWBIT_UNROLL
+    for (index_t i = 0; i < Registers; ++i) {
+      add_step<Tokens>(weights + 32 * i, tables, table_stride, first[i], second[i]);
     }
     weights += sign_step_bytes;
     tables += sign_step_groups * sign_table_bytes;
   }
   LOWBIT_UNROLL
-  for (index_t t = 0; t < Tokens; ++t) {
-    std::int32_t* const out = sums + t * sign_tile_rows;
-    add_eight(out, _mm256_castsi256_si128(first[t]));
-    add_eight(out + 8, _mm256_castsi256_si128(second[t]));
-    add_eight(out + 16, _mm256_extracti128_si256(first[t], 1));
-    add_eight(out + 24, _mm256_extracti128_si256(second[t], 1));
+  for (index_t i = 0; i < Registers; ++i) {
+    LOWBIT_UNROLL
+    for (index_t t = 0; t < Tokens; ++t) {
+      std::int32_t* const out = sums + t * sign_tile_rows + 32 * i;
+      add_eight(out, _mm256_castsi256_si128(first[i][t]));
+      add_eight(out + 8, _mm256_castsi256_si128(second[i][t]));
+      add_eight(out + 16, _mm256_extracti128_si256(first[i][t], 1));
+      add_eight(out + 24, _mm256_extracti128_si256(second[i][t], 1));
+    }
   }
 }
 
+/// Registers take the sums of 32 rows and 4 tokens. One token alone is bound by memory: it reads a
+/// step as a whole.
 template <index_t Tokens>
 LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8_t* tables,
                                    index_t table_stride, std::int32_t* sums, index_t groups,
                                    index_t prefetch) noexcept {
-  for (index_t r = 0; r < sign_tile_rows; r += 32) {
-    add_rows<Tokens>(weights + r, tables, table_stride, sums + r, groups,
-                     r == 0 ? prefetch : prefetch + 128);
+  if constexpr (Tokens == 1) {
+    add_rows<Tokens, 2>(weights, tables, table_stride, sums, groups, prefetch);
+  } else {  // each half prefetches half of the lines
+    add_rows<Tokens, 1>(weights, tables, table_stride, sums, groups, prefetch);
+    add_rows<Tokens, 1>(weights + 32, tables, table_stride, sums + 32, groups, prefetch + 128);
   }
 }
 
