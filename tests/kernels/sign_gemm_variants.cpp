@@ -52,6 +52,40 @@ TEST_CASE("sign_gemm: the variant table is in order, and any weights have a read
   }
 }
 
+TEST_CASE("sign_gemm: sums of the longest rows fit, whatever a variant scales them by",
+          "[any_isa]") {
+  constexpr index_t groups = kernels::sign_max_groups;
+  constexpr index_t bytes =
+      kernels::sign_head_bytes + groups / kernels::sign_step_groups * kernels::sign_step_bytes;
+  for (const bool is_minus : {false, true}) {
+    aligned_buffer<std::uint8_t> weights(
+        bytes);  // the last pattern and minus, or the first and plus
+    if (is_minus) std::fill(weights.begin(), weights.end(), std::uint8_t{255});
+    aligned_buffer<std::uint32_t> negatives(kernels::sign_tile_rows);
+    std::fill(negatives.begin(), negatives.end(), is_minus ? std::uint32_t{groups} : 0U);
+    std::memcpy(weights.data(), negatives.data(), kernels::sign_head_bytes);
+    aligned_buffer<std::uint8_t> tables(groups * kernels::sign_table_bytes);
+    std::fill(tables.begin(), tables.end(), std::uint8_t{255});
+    for (const auto& v : kernels::sign_gemm_variants) {
+      if (!v.is_supported(cpu::detect()) || v.run == scalar::sign_gemm) continue;
+      aligned_buffer<std::int32_t> sums(kernels::sign_tile_rows);
+      v.run.block({.weights = weights.data(),
+                   .tables = tables.data(),
+                   .sums = sums.data(),
+                   .groups = groups,
+                   .tiles = 1,
+                   .tokens = 1,
+                   .table_stride = tables.size(),
+                   .interleave = v.run.interleave,
+                   .prefetch = 0});
+      const std::int32_t expected = (is_minus ? -127 : 127) * static_cast<std::int32_t>(groups);
+      INFO(v.name);
+      CHECK(std::count(sums.begin(), sums.end(), expected) ==
+            static_cast<std::ptrdiff_t>(kernels::sign_tile_rows));
+    }
+  }
+}
+
 // Wrong on purpose -------------------------------------------------------------------------------
 namespace {
 
