@@ -298,7 +298,7 @@ inline void check_sign_block(findings& list, const sign_block_case& c, std::uint
   constexpr index_t chunk = kernels::sign_chunk_groups;
   detail::check_sign_block(list, {chunk, 1, 1}, seed + list.size(), v.run);
   detail::check_sign_block(list, {chunk + 8, 2, 1, 64, true}, seed + list.size(), v.run);
-  detail::check_sign_block(list, {2 * chunk + 144, 2, 3, 64}, seed + list.size(), v.run);
+  detail::check_sign_block(list, {2 * chunk + 144, 1, 2, 64}, seed + list.size(), v.run);
   return list;
 }
 
