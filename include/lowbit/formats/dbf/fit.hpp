@@ -164,8 +164,9 @@ class dbf_fitter {
         fill_random(std::as_const(target_).view(), size, seed, {0, shape_.middle}, left);
         fill_random(std::as_const(transposed_).view(), size, seed + 1, {0, shape_.middle}, right);
       } else {
-        start_from_singular_vectors(std::as_const(rest).view(),
-                                    std::as_const(rest_transposed).view(), seed, left, right, ctx_);
+        const dense_matrix& from = p == 0 ? target_ : rest;
+        const dense_matrix& transposed = p == 0 ? transposed_ : rest_transposed;
+        start_from_singular_vectors(from.view(), transposed.view(), seed, left, right, ctx_);
       }
       stepper_.project(left, pair.left, of_left, start_power_iterations);
       stepper_.project(right, pair.right, of_right, start_power_iterations);
