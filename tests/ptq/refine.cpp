@@ -131,7 +131,7 @@ TEST_CASE("refine lowers the objective that it reports: sbvr") {
 TEST_CASE("refine lowers the objective that it reports: envelope, whose groups are columns") {
   std::uint64_t seed = 900;
   for (const unsigned planes : {1U, 2U, 3U}) {
-    for (const index_t cols : {1U, 31U, 32U, 33U, 100U}) {
+    for (const index_t cols : {31U, 32U, 33U, 100U}) {
       check_refined(formats::envelope_quantizer{.params = {.planes = planes}}, {5, cols}, ++seed);
     }
   }
