@@ -131,12 +131,11 @@ void register_dbf_product(unsigned envelope_rank, double target_bits, product_sh
                       .shape = shape,
                       .cold = cold,
                       .needs = v.needs,
-                      .what = operation::int8_mac,
-                      // Two factors of `middle` rows or columns, l right-hand sides, and a sum of
-                      // four look-ups of four products each step.
+                      .what = operation::look_up,
+                      // Two factors of `middle` rows or columns, and l right-hand sides.
                       .steps_per_mac = static_cast<double>(envelope_rank * params.middle) *
                                        static_cast<double>(shape.rows + shape.cols) /
-                                       static_cast<double>(shape.rows * shape.cols) / 4.0,
+                                       static_cast<double>(shape.rows * shape.cols),
                       .prepare = prepare});
   }
 }

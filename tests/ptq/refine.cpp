@@ -62,7 +62,8 @@ void check_refined(const Q& q, shape2 shape, std::uint64_t seed) {
   CHECK(std::fabs(reported.front() - before.value) <= bound);
   CHECK(std::fabs(reported.back() - after.value) <= bound);
   for (index_t i = 1; i < reported.size(); ++i) CHECK(reported[i] <= reported[i - 1] + bound);
-  CHECK(reported.back() < reported.front());
+  // The nearest of fixed levels is the best for a lone column.
+  if (codec.terms() > 0 || shape.cols > 1) CHECK(reported.back() < reported.front());
 
   // A fixed point is reached, and stays.
   ptq::refine(state, hessian(p), {.rounds = 60}, best);

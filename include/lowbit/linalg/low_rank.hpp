@@ -90,7 +90,7 @@ inline constexpr index_t most_ritz_vectors = 160;
   dense_matrix right(m.cols(), k);
   dense_matrix left(m.rows(), k);
   for (index_t i = 0; i < right.size(); ++i) {
-    right.data()[i] = static_cast<double>(random_normal(options.seed, i));
+    right.data()[i] = static_cast<double>(random_uniform(options.seed, i)) - 0.5;
   }
   for (unsigned i = 0;; ++i) {
     left.fill(0.0);

@@ -32,11 +32,12 @@ struct dbf_multipliers {
 };
 
 struct dbf_step {
-  double penalty = 1.0;  ///< of the first solution; it is 1 for the others
-  double ridge = 0.03;   ///< times the mean of K's diagonal
-  unsigned inner = 2;    ///< solutions
+  double penalty = 1.0;       ///< of the first solution
+  double last_penalty = 1.0;  ///< of the others
+  double ridge = 0.03;        ///< times the mean of K's diagonal
+  unsigned inner = 2;         ///< solutions
   unsigned power_iterations = 2;
-  unsigned conjugate_gradients = 4;
+  unsigned conjugate_gradients = 2;
 };
 
 class dbf_stepper {
@@ -67,7 +68,7 @@ class dbf_stepper {
     const double mean = trace / static_cast<double>(std::max<index_t>(r, 1));
     const bool coupled = !hessian.empty();
     for (unsigned i = 0; i < step.inner; ++i) {
-      const double penalty = i == 0 ? step.penalty : 1.0;
+      const double penalty = i == 0 ? step.penalty : step.last_penalty;
       if (i < 2) factor(std::fma(step.ridge, mean, penalty));
       // R + penalty (Z - U)
       difference_.assign(x.value);

@@ -66,8 +66,8 @@ struct dbf_shape {
 
 /// How hard the fit tries.
 struct dbf_effort {
-  unsigned iterations = 100;         ///< of ADMM over both factors
-  unsigned hessian_iterations = 20;  ///< more of them, if there is a Hessian
+  unsigned iterations = 80;          ///< of ADMM over both factors
+  unsigned hessian_iterations = 60;  ///< more of them, if there is a Hessian
   unsigned inner = 2;                ///< least-squares solutions per factor and iteration
   double ridge = 0.05;               ///< of these, times the mean of the diagonal
   unsigned refits = 10;              ///< rounds of turning signs and refitting envelopes, at most

@@ -6,14 +6,15 @@
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats::detail {
 
-/// Normal numbers of variance size^2, but zeros in the rows of x that are zeros in m.
+/// Numbers in [-size, size), but zeros in the rows of x that are zeros in m.
 inline void fill_random(matrix_view<const double> m, double size, std::uint64_t seed,
                         row_range columns, dense_matrix& x) {
   for (index_t i = 0; i < x.rows(); ++i) {
     const auto row = m.row(i);
     if (std::all_of(row.begin(), row.end(), [](double v) { return v == 0.0; })) continue;
     for (index_t j = columns.begin; j < columns.end; ++j) {
-      x(i, j) = size * static_cast<double>(random_normal(seed, i * x.cols() + j));
+      const double unit = static_cast<double>(random_uniform(seed, i * x.cols() + j)) - 0.5;
+      x(i, j) = 2.0 * size * unit;
     }
   }
 }

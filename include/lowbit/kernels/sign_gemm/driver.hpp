@@ -145,6 +145,7 @@ class sign_activations {
   void assign(matrix_view<const float> x, unsigned bits, const context& ctx) {
     detail::check_activation_params({.bits = bits}, 2);
     shape_ = {};  // nothing to read if anything below refuses
+    bits_ = bits;
     groups_ = detail::sign_groups(x.cols());
     detail::grow(tables_, checked_mul(x.rows(), table_bytes(), "tables of activations"));
     detail::grow(steps_, x.rows());
@@ -172,6 +173,7 @@ class sign_activations {
   }
 
   [[nodiscard]] shape2 shape() const noexcept { return shape_; }
+  [[nodiscard]] unsigned bits() const noexcept { return bits_; }
   [[nodiscard]] index_t groups() const noexcept { return groups_; }
   /// Bytes from the tables of one token to those of the next.
   [[nodiscard]] index_t table_bytes() const noexcept { return groups_ * sign_table_bytes; }
@@ -183,6 +185,7 @@ class sign_activations {
 
  private:
   shape2 shape_;
+  unsigned bits_ = 8;
   index_t groups_ = 0;
   aligned_buffer<std::uint8_t> tables_;  // [token][group][16]
   aligned_buffer<float> steps_;          // [token]

@@ -17,8 +17,7 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 
 inline constexpr variant<sign_gemm_functions> sign_gemm_variants[] = {
 #if LOWBIT_X86_64
-    {"avx512_vbmi_vnni", cpu::avx512_core | cpu::avx512_vbmi | cpu::avx512_vnni,
-     avx512_vbmi_vnni::sign_gemm},
+    {"avx512_vbmi_vnni", cpu::avx512_core | cpu::avx512_bytes, avx512_vbmi_vnni::sign_gemm},
     {"avx2", cpu::avx2_core, avx2::sign_gemm},
 #elif LOWBIT_AARCH64
     {"neon", cpu::neon, neon::sign_gemm},
