@@ -141,27 +141,38 @@ TEST_CASE("refine lowers the objective that it reports: envelope, whose groups a
 }
 
 TEST_CASE("refine fits what rows share, unless their codec is to stay") {
-  const problem p = make_problem({70, 100}, 950);
+  const problem p = make_problem({10, 60}, 950);
   const formats::envelope_quantizer q{.params = {.planes = 1}};
-  const auto run = [&](auto& codec) {
-    ptq::coding<formats::envelope_codec> state(codec, p.w.view());
-    state.round_to_nearest({}, best);
-    const double objective = ptq::refine(state, hessian(p), {.rounds = 3}, best).back();
-    return std::pair{objective, state.make_tensor()};
-  };
   const auto fixed = q.prepare(p.w.view(), {}, 1.0F);
-  auto changed = q.prepare(p.w.view(), {}, 1.0F);
-  const auto [with_fixed, same] = run(fixed);
-  const auto [with_changed, other] = run(changed);
-  CHECK(with_changed < with_fixed);
+  ptq::coding<formats::envelope_codec> with_fixed(fixed, p.w.view());
+  with_fixed.round_to_nearest({}, best);
+  ptq::refine(with_fixed, hessian(p), {.rounds = 60}, best);
+  auto codec = q.prepare(p.w.view(), {}, 1.0F);
+  ptq::coding<formats::envelope_codec> state(codec, p.w.view());
+  state.round_to_nearest({}, best);
+  ptq::refine(state, hessian(p), {.rounds = 60}, best);
+
+  const auto objective = [&] {
+    return test::objective_of(p.w.view(), test::dequantized(state.make_tensor()).view(),
+                              hessian(p));
+  };
+  const auto settled = objective();
   index_t moved = 0;
-  for (index_t n = 0; n < 70; ++n) {
+  for (index_t n = 0; n < 10; ++n) {
+    std::vector<float> before(1);
+    fixed.row_numbers(n, before);
+    CHECK(with_fixed.make_tensor().plane(0).row_envelopes().get(0, n) == before[0]);
     std::vector<float> numbers(1);
-    fixed.row_numbers(n, numbers);
-    CHECK(same.plane(0).row_envelopes().get(0, n) == numbers[0]);
-    moved += other.plane(0).row_envelopes().get(0, n) != numbers[0] ? 1U : 0U;
+    codec.row_numbers(n, numbers);
+    moved += numbers[0] != before[0] ? 1U : 0U;
+    // The number is the best one up to its rounding, which is much less than 2 %.
+    for (const float factor : {0.98F, 1.02F}) {
+      codec.set_row_numbers(n, std::vector<float>{factor * numbers[0]});
+      CHECK(objective().value > settled.value - rounding(settled, 60, 60));
+    }
+    codec.set_row_numbers(n, numbers);
   }
-  CHECK(moved > 35);
+  CHECK(moved > 5);
 }
 
 TEST_CASE("refine: in the end no change of one code lowers the objective") {

@@ -386,7 +386,7 @@ TEST_CASE("envelope codec: values follow the numbers of their row") {
       CHECK(stored[u] == layout::round_to(scale_type::fp16, numbers[u]));
       CHECK(stored[u] == t.plane(u / rank).row_envelopes().get(u % rank, 1));
     }
-    for (const std::uint8_t code : {0, 1, 2, 3}) {
+    for (std::uint8_t code = 0; code < 4; ++code) {
       t.set_codes(1, std::vector<std::uint8_t>(shape.cols, code));
       const auto decoded = values_of(t);
       for (index_t k = 0; k < shape.cols; ++k) {
