@@ -50,7 +50,7 @@ class dbf_fitter {
   dbf_fitter(const dbf_problem& problem, const dbf_shape& shape, const dbf_effort& effort,
              const kernels::context& ctx, listener* progress)
       : shape_(shape),
-        effort_(effort),
+        effort_(effort.resolved(problem.weights.shape(), shape)),
         with_scratch_(ctx),
         ctx_(with_scratch_.get()),
         progress_(progress),
