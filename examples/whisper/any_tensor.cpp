@@ -50,10 +50,9 @@ void multiply_decoded(matrix_view<const float> x, const T& w, matrix_view<float>
 template <lowbit::composite_operand T>
 void multiply_decoded(matrix_view<const float> x, const T& w, matrix_view<float> y,
                       const runtime& rt) {
-  w.multiply(x, y, rt.ctx,
-             [&](index_t part, matrix_view<const float> in, matrix_view<float> out) {
-               multiply_decoded(in, w.part(part), out, rt);
-             });
+  w.multiply(x, y, rt.ctx, [&](index_t part, matrix_view<const float> in, matrix_view<float> out) {
+    multiply_decoded(in, w.part(part), out, rt);
+  });
 }
 
 /// What every node does in the same way.
@@ -99,8 +98,8 @@ class format_node final : public node_of<T> {
         const auto& weights = packed(rt.ctx);
         const shape2 shape = this->shape();
         const bool is_small = x.rows() * shape.rows * shape.cols < least_parallel_products;
-        return lowbit::ops::matmul(x, weights, y,
-                                   is_small ? rt.ctx.serial(rt.ctx.scratch) : rt.ctx, activations);
+        return lowbit::ops::matmul(x, weights, y, is_small ? rt.ctx.serial(rt.ctx.scratch) : rt.ctx,
+                                   activations);
       }
     }
     multiply_decoded(x, this->tensor_, y, rt);
@@ -230,7 +229,8 @@ any_tensor any_tensor::from_buffers(shape2 shape, const format::params& params,
     LOWBIT_CHECK(params.version == stored::version, format, "format '", stored::name,
                  "' has version ", params.version, ", this program reads ", stored::version);
     made = std::make_shared<format_node<tensor>>(tensor::from_buffers(
-        shape, lowbit::io::params_from_json<stored, typename stored::params>(params.fields, "params"),
+        shape,
+        lowbit::io::params_from_json<stored, typename stored::params>(params.fields, "params"),
         source));
   };
   if (lowbit::formats::all::visit(params.format, load_format)) return {params, std::move(made)};

@@ -3,9 +3,9 @@
 // A checkpoint names the format of a tensor outermost first, as in "with_outliers.rotated.uniform",
 // and has the params of all parts in one list. A template over every such nest would be compiled
 // 2^decorators times. Here each decorator is compiled once, over any_tensor as its base: any_tensor
-// models lowbit::quantized_tensor, so lowbit's decorators take it, and from_buffers() of a decorator
-// asks it for the base that the rest of the name says. What a decorator does in products stays the
-// library's (composite_operand).
+// models lowbit::quantized_tensor, so lowbit's decorators take it, and from_buffers() of a
+// decorator asks it for the base that the rest of the name says. What a decorator does in products
+// stays the library's (composite_operand).
 //
 // Only any_tensor.cpp sees the formats.
 #pragma once
@@ -13,9 +13,9 @@
 #include <memory>
 #include <string>
 
+#include "linear.hpp"
 #include "lowbit/core/quantized_tensor.hpp"
 #include "lowbit/io/checkpoint_reader.hpp"
-#include "linear.hpp"
 
 namespace whisper {
 

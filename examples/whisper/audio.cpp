@@ -72,8 +72,8 @@ std::vector<float> read_audio(const std::filesystem::path& path) {
   resampler to_16_khz(info.samplerate, name);
   index_t done = 0;
   while (true) {
-    const auto frames = static_cast<index_t>(::sf_readf_float(
-        file.get(), block.data(), static_cast<sf_count_t>(frames_at_a_time)));
+    const auto frames = static_cast<index_t>(
+        ::sf_readf_float(file.get(), block.data(), static_cast<sf_count_t>(frames_at_a_time)));
     for (index_t i = 0; i < frames; ++i) {
       float sum = 0.0F;
       for (index_t c = 0; c < channels; ++c) sum += block[i * channels + c];

@@ -1,13 +1,14 @@
 // float_kernels.hpp: the engine's float arithmetic, and where it is built.
 //
 // float_kernels.cpp is compiled once per set of flags (plain, AVX2 + FMA, AVX-512), because Eigen
-// chooses its instructions at compile time and the float path is what lowbit's products are compared
-// with: it gets the machine's best. As in bench/baselines.hpp each build is a loadable module of its
-// own that exports one C function and nothing else, so that two builds of one inline function never
-// meet.
+// chooses its instructions at compile time and the float path is what lowbit's products are
+// compared with: it gets the machine's best. As in bench/baselines.hpp each build is a loadable
+// module of its own that exports one C function and nothing else, so that two builds of one inline
+// function never meet.
 //
-// This header is plain data, since both sides of that border include it. All matrices are row-major,
-// rows `stride` elements apart; functions are thread-safe for distinct outputs and never throw.
+// This header is plain data, since both sides of that border include it. All matrices are
+// row-major, rows `stride` elements apart; functions are thread-safe for distinct outputs and never
+// throw.
 #pragma once
 
 #include <cstddef>

@@ -104,8 +104,8 @@ std::unique_ptr<linear> make_dense(const lowbit::io::stored_tensor& tensor, dens
     const row_range rows{row, std::min(row + rows_at_a_time, shape.rows)};
     const auto values = block.view().middle_rows({0, rows.size()});
     lowbit::io::read_rows(tensor, rows, values);
-    lowbit::check_finite(values, "tensor '" + tensor.name + "', from row " + std::to_string(row) +
-                                     " on,");
+    lowbit::check_finite(values,
+                         "tensor '" + tensor.name + "', from row " + std::to_string(row) + " on,");
     if (!floats.empty()) {
       std::copy_n(values.data(), values.rows() * values.cols(), floats.data() + row * shape.cols);
     }

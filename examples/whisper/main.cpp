@@ -93,12 +93,12 @@ class app {
                     "inputs of quantized layers: int8 (fast), float (exact)")
         ->transform(CLI::CheckedTransformer(activations).description("{int8,float}"));
     command
-        .add_option("--window", options_.window_seconds,
-                    "seconds that the encoder sees at a time; less than 30 is faster on short audio")
+        .add_option(
+            "--window", options_.window_seconds,
+            "seconds that the encoder sees at a time; less than 30 is faster on short audio")
         ->check(CLI::Range(1, 30))
         ->capture_default_str();
-    command
-        .add_option("--max-tokens", options_.most_tokens, "of text in one window")
+    command.add_option("--max-tokens", options_.most_tokens, "of text in one window")
         ->check(CLI::Range(1, 446))
         ->capture_default_str();
     command.add_flag("--quiet", quiet_, "no summary on stderr");
@@ -116,12 +116,10 @@ class app {
     const double load_seconds = seconds_since(start);
 
     examples::thread_pool pool(threads_ - 1);
-    lowbit::executors::thread_pool_executor executor([&](auto job) { pool.submit(job); },
-                                                     threads_);
+    lowbit::executors::thread_pool_executor executor([&](auto job) { pool.submit(job); }, threads_);
     lowbit::kernels::workspace scratch;
-    whisper::runtime rt{.ctx = lowbit::kernels::context::best(), .check = [] {
-                          LOWBIT_CHECK(stop_signal == 0, cancelled, "interrupted");
-                        }};
+    whisper::runtime rt{.ctx = lowbit::kernels::context::best(),
+                        .check = [] { LOWBIT_CHECK(stop_signal == 0, cancelled, "interrupted"); }};
     rt.ctx.scratch = &scratch;
     if (threads_ > 1) rt.ctx.threads = &executor;
     rt.floats = &whisper::load_float_kernels(rt.ctx.allowed);
@@ -157,9 +155,7 @@ class app {
   void summarize(const whisper::transcribe_totals& t, const whisper::model_file& file,
                  const whisper::model& net, const whisper::runtime& rt, double load_seconds) const {
     const double seconds = t.encode_seconds + t.decode_seconds;
-    const auto per_token = [&](std::uint64_t bytes) {
-      return static_cast<double>(bytes) * 1e-6;
-    };
+    const auto per_token = [&](std::uint64_t bytes) { return static_cast<double>(bytes) * 1e-6; };
     std::fprintf(stderr, "model: %s, loaded in %.2f s\n", file.describe().c_str(), load_seconds);
     std::map<std::string, std::pair<int, std::string>> kernels;  // how: layers, first of them
     net.for_each_linear([&](std::string_view name, const whisper::linear& weights) {

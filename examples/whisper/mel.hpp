@@ -1,9 +1,9 @@
 // mel.hpp: audio as the encoder takes it: the logarithm of its energy in mel bands, 100 times a
 // second.
 //
-// The recipe is Whisper's: zeros up to the length of the window; 200 samples reflected at both ends;
-// a periodic Hann window of 400 samples every 160; power of the 201 frequencies; mel filters (they
-// come with the model); log10 of at least 1e-10, at least the largest one - 8; (x + 4) / 4.
+// The recipe is Whisper's: zeros up to the length of the window; 200 samples reflected at both
+// ends; a periodic Hann window of 400 samples every 160; power of the 201 frequencies; mel filters
+// (they come with the model); log10 of at least 1e-10, at least the largest one - 8; (x + 4) / 4.
 #pragma once
 
 #include <memory>

@@ -84,9 +84,10 @@ class loader {
   loader(const model_file& file, const load_options& options) : file_(file), options_(options) {}
 
   [[nodiscard]] linear_layer layer(const std::string& name, shape2 shape, bool has_bias = true) {
-    return {.name = name,
-            .weights = file_.load_linear(name + ".weight", shape, options_),
-            .bias = has_bias ? file_.load_vector(name + ".bias", shape.rows) : std::vector<float>{}};
+    return {
+        .name = name,
+        .weights = file_.load_linear(name + ".weight", shape, options_),
+        .bias = has_bias ? file_.load_vector(name + ".bias", shape.rows) : std::vector<float>{}};
   }
   [[nodiscard]] layer_norm norm(const std::string& name, index_t size) {
     return {file_.load_vector(name + ".weight", size), file_.load_vector(name + ".bias", size)};
@@ -115,8 +116,7 @@ class loader {
                                                       index_t size, bool has_cross) {
     std::vector<transformer_block> all;
     for (index_t i = 0; i < count; ++i) {
-      all.push_back(
-          block(lowbit::detail::message(part, ".blocks.", i, "."), size, has_cross));
+      all.push_back(block(lowbit::detail::message(part, ".blocks.", i, "."), size, has_cross));
     }
     return all;
   }
@@ -202,9 +202,10 @@ model::model(const model_file& file, const load_options& options) : sizes_(file.
       file.load_matrix("encoder.positional_embedding", {s.audio_context, s.audio_state});
   encoder_ = load.blocks("encoder", s.audio_layers, s.audio_state, false);
   audio_norm_ = load.norm("encoder.ln_post", s.audio_state);
-  embedding_ = file.load_linear("decoder.token_embedding.weight", {s.vocabulary, s.text_state},
-                                options);
-  text_positions_ = file.load_matrix("decoder.positional_embedding", {s.text_context, s.text_state});
+  embedding_ =
+      file.load_linear("decoder.token_embedding.weight", {s.vocabulary, s.text_state}, options);
+  text_positions_ =
+      file.load_matrix("decoder.positional_embedding", {s.text_context, s.text_state});
   decoder_ = load.blocks("decoder", s.text_layers, s.text_state, true);
   text_norm_ = load.norm("decoder.ln", s.text_state);
 }
@@ -233,8 +234,8 @@ matrix model::encode(matrix_view<const float> mel, const runtime& rt) const {
       head_cache values(sizes_.audio_heads, x.rows(), width);
       keys.append(b.attention.key(h.view(), rt).view());
       values.append(b.attention.value(h.view(), rt).view());
-      const matrix seen = attend(b.attention.query(h.view(), rt), keys, values, sizes_.audio_heads,
-                                 false, rt);
+      const matrix seen =
+          attend(b.attention.query(h.view(), rt), keys, values, sizes_.audio_heads, false, rt);
       add_to(x, b.attention.out(seen.view(), rt));
     }
     add_mlp(x, b, rt);

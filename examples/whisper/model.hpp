@@ -1,10 +1,11 @@
 // model.hpp: Whisper's encoder and decoder.
 //
-//   encoder  mel [mels, 2 T] -> conv + GELU, conv (stride 2) + GELU, positions, blocks -> [T, state]
-//   decoder  tokens -> embedding, positions, blocks with a look at the encoder's output -> logits
+//   encoder  mel [mels, 2 T] -> conv + GELU, conv (stride 2) + GELU, positions, blocks -> [T,
+//   state] decoder  tokens -> embedding, positions, blocks with a look at the encoder's output ->
+//   logits
 //
-// Blocks are pre-norm: x += attention(ln(x)); x += mlp.2(gelu(mlp.0(ln(x)))). Every linear layer and
-// the embedding, which is the output matrix, too, is a `linear`: float or quantized.
+// Blocks are pre-norm: x += attention(ln(x)); x += mlp.2(gelu(mlp.0(ln(x)))). Every linear layer
+// and the embedding, which is the output matrix, too, is a `linear`: float or quantized.
 //
 // A model is immutable: what changes while text is decoded is in a decoder_state.
 #pragma once
@@ -49,7 +50,8 @@ struct transformer_block {
   linear_layer mlp_in, mlp_out;
 };
 
-/// Keys or values of the tokens seen so far, head by head, so that attention reads them as they lie.
+/// Keys or values of the tokens seen so far, head by head, so that attention reads them as they
+/// lie.
 class head_cache {
  public:
   head_cache() = default;
@@ -88,8 +90,8 @@ struct decoder_state {
 
 class model {
  public:
-  /// Loads everything; the file is not needed after that. Refuses (format) what lacks tensors or has
-  /// some of the wrong shape.
+  /// Loads everything; the file is not needed after that. Refuses (format) what lacks tensors or
+  /// has some of the wrong shape.
   model(const model_file& file, const load_options& options);
 
   [[nodiscard]] const model_sizes& sizes() const noexcept { return sizes_; }

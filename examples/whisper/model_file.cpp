@@ -97,9 +97,9 @@ void model_file::check_shape(std::string_view name, shape2 found, shape2 expecte
 void model_file::read_sizes() {
   const auto& tensor = file_->plain("whisper.hyper_parameters");
   constexpr index_t count = 11;
-  LOWBIT_CHECK(tensor.type == lowbit::element_type::i32 &&
-                   tensor.shape == std::vector<index_t>{count},
-               format, label_, ": 'whisper.hyper_parameters' is no list of ", count, " integers");
+  LOWBIT_CHECK(
+      tensor.type == lowbit::element_type::i32 && tensor.shape == std::vector<index_t>{count},
+      format, label_, ": 'whisper.hyper_parameters' is no list of ", count, " integers");
   std::int32_t values[count];
   std::memcpy(values, tensor.bytes.data(), sizeof values);
   struct field {
@@ -126,10 +126,12 @@ void model_file::read_sizes() {
   }
   LOWBIT_CHECK(sizes_.audio_state == sizes_.text_state, format, label_, ": n_audio_state is ",
                sizes_.audio_state, " and n_text_state ", sizes_.text_state, "; they must be equal");
-  LOWBIT_CHECK(sizes_.audio_state % sizes_.audio_heads == 0, format, label_, ": n_audio_head = ",
-               sizes_.audio_heads, " does not divide n_audio_state = ", sizes_.audio_state);
-  LOWBIT_CHECK(sizes_.text_state % sizes_.text_heads == 0, format, label_, ": n_text_head = ",
-               sizes_.text_heads, " does not divide n_text_state = ", sizes_.text_state);
+  LOWBIT_CHECK(sizes_.audio_state % sizes_.audio_heads == 0, format, label_,
+               ": n_audio_head = ", sizes_.audio_heads,
+               " does not divide n_audio_state = ", sizes_.audio_state);
+  LOWBIT_CHECK(sizes_.text_state % sizes_.text_heads == 0, format, label_,
+               ": n_text_head = ", sizes_.text_heads,
+               " does not divide n_text_state = ", sizes_.text_state);
 }
 
 void model_file::read_vocabulary() {
@@ -158,8 +160,7 @@ void model_file::read_vocabulary() {
 
 matrix model_file::mel_filters() const {
   const auto& tensor = file_->plain("whisper.mel_filters");
-  return load_matrix("whisper.mel_filters",
-                     {sizes_.mels, lowbit::io::matrix_shape(tensor).cols});
+  return load_matrix("whisper.mel_filters", {sizes_.mels, lowbit::io::matrix_shape(tensor).cols});
 }
 
 std::unique_ptr<linear> model_file::load_linear(const std::string& name, shape2 shape,

@@ -10,8 +10,8 @@
 
 namespace whisper {
 
-/// The float kernels for a set of CPU features: the best module that was built. Modules stay loaded.
-/// Refuses (system) a module that cannot be loaded.
+/// The float kernels for a set of CPU features: the best module that was built. Modules stay
+/// loaded. Refuses (system) a module that cannot be loaded.
 [[nodiscard]] const whisper_float_kernels& load_float_kernels(lowbit::cpu::cpu_set allowed);
 
 /// Sees the inputs of every linear layer before its product: for calibration and for comparisons.
@@ -23,8 +23,8 @@ class layer_observer {
   virtual void saw(std::string_view layer, matrix_view<const float> inputs) = 0;
 };
 
-/// A cheap value, as lowbit::kernels::context is: what it points to must outlive the calls. One call
-/// at a time may use it.
+/// A cheap value, as lowbit::kernels::context is: what it points to must outlive the calls. One
+/// call at a time may use it.
 struct runtime {
   lowbit::kernels::context ctx;  ///< CPU features, threads, and a workspace, which must be there
   const whisper_float_kernels* floats = nullptr;

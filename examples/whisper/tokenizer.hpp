@@ -6,8 +6,8 @@
 // of the lowest id (the first such pair). No list of merges is needed.
 //
 // \p{L} and \p{N} are exact for U+0000 to U+052F (Latin, Greek, Cyrillic) and for kana; of other
-// scripts the blocks of Armenian, Hebrew, Arabic, Devanagari, Thai, Georgian, CJK and Hangul count as
-// letters as a whole. A byte that is no UTF-8 counts as a symbol.
+// scripts the blocks of Armenian, Hebrew, Arabic, Devanagari, Thai, Georgian, CJK and Hangul count
+// as letters as a whole. A byte that is no UTF-8 counts as a symbol.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ struct special_tokens {
 /// Immutable: const members may be called from several threads at once.
 class tokenizer {
  public:
-  /// The bytes of every token, by id; the last one is <|endoftext|>, which no text becomes. Of equal
-  /// tokens the first counts.
+  /// The bytes of every token, by id; the last one is <|endoftext|>, which no text becomes. Of
+  /// equal tokens the first counts.
   explicit tokenizer(std::vector<std::string> tokens);
   tokenizer(const tokenizer&) = delete;
   tokenizer& operator=(const tokenizer&) = delete;

@@ -22,9 +22,9 @@ struct transcribe_totals {
   double encode_seconds = 0.0;  ///< spectrogram and encoder
   double decode_seconds = 0.0;
   index_t windows = 0;
-  index_t silent_windows = 0;  ///< left out: the model heard no speech
-  index_t tokens = 0;          ///< passes of the decoder over one token each
-  index_t loops = 0;           ///< windows that were ended because the text repeated itself
+  index_t silent_windows = 0;     ///< left out: the model heard no speech
+  index_t tokens = 0;             ///< passes of the decoder over one token each
+  index_t loops = 0;              ///< windows that were ended because the text repeated itself
   std::uint64_t state_bytes = 0;  ///< keys and values that those passes read
 };
 
