@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "lowbit/core/tensor_ref.hpp"
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/replicated.hpp"
@@ -30,8 +31,7 @@ template <lowbit::composite_operand T>
 constexpr bool can_pack<T> = can_pack<typename T::part_type>;
 
 /// y = x W^T with weights decoded block by block.
-template <lowbit::quantized_tensor T>
-void multiply_decoded(matrix_view<const float> x, const T& w, matrix_view<float> y,
+void multiply_decoded(matrix_view<const float> x, lowbit::tensor_ref w, matrix_view<float> y,
                       const runtime& rt) {
   const shape2 shape = w.shape();
   const index_t block_rows = lowbit::dequantize_block_rows(w);
@@ -47,12 +47,18 @@ void multiply_decoded(matrix_view<const float> x, const T& w, matrix_view<float>
                             as_output(y.middle_cols(rows.begin, rows.end)));
       });
 }
-template <lowbit::composite_operand T>
-void multiply_decoded(matrix_view<const float> x, const T& w, matrix_view<float> y,
-                      const runtime& rt) {
-  w.multiply(x, y, rt.ctx, [&](index_t part, matrix_view<const float> in, matrix_view<float> out) {
-    multiply_decoded(in, w.part(part), out, rt);
-  });
+/// The same, of a format that is made of parts by its parts: cheaper than decoding the whole.
+template <class T>
+void multiply_by_parts(matrix_view<const float> x, const T& w, matrix_view<float> y,
+                       const runtime& rt) {
+  if constexpr (lowbit::composite_operand<T>) {
+    w.multiply(x, y, rt.ctx,
+               [&](index_t part, matrix_view<const float> in, matrix_view<float> out) {
+                 multiply_by_parts(in, w.part(part), out, rt);
+               });
+  } else {
+    multiply_decoded(x, w, y, rt);
+  }
 }
 
 /// What every node does in the same way.
@@ -102,15 +108,15 @@ class format_node final : public node_of<T> {
                                    activations);
       }
     }
-    multiply_decoded(x, this->tensor_, y, rt);
+    multiply_by_parts(x, this->tensor_, y, rt);
   }
   [[nodiscard]] std::string describe(const runtime& rt, activation_mode mode) const override {
     const std::string name(T::format::name);
     if (mode == activation_mode::floats || !can_pack<T>) {
       return name + " decoded to f32, " + rt.floats->name;
     }
-    const auto plan = lowbit::ops::explain(this->tensor_, rt.ctx, {.activations = activations});
-    return lowbit::detail::message(name, ", int8 activations, ", plan.family, "/", plan.variant);
+    return lowbit::detail::message(name, ", int8 activations, code_gemm/",
+                                   lowbit::kernels::select_code_gemm(rt.ctx.allowed).name);
   }
 
  private:
@@ -203,8 +209,8 @@ class field_names final : public lowbit::params_visitor {
 /// The fields of `Described` out of a record; the others stay.
 template <class Described>
 [[nodiscard]] typename Described::params take_params(std::string& fields) {
-  nlohmann::ordered_json all = nlohmann::ordered_json::parse(fields);
-  nlohmann::ordered_json own = nlohmann::ordered_json::object();
+  nlohmann::json all = nlohmann::json::parse(fields);
+  nlohmann::json own = nlohmann::json::object();
   typename Described::params defaults{};
   field_names names;
   Described::describe(defaults, names);

@@ -3,10 +3,13 @@
 //   whisper transcribe MODEL AUDIO...
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <ctime>
 #include <map>
-#include <optional>
+#include <string>
+#include <vector>
 
 #include "../common/peak_memory.hpp"
 #include "../common/thread_pool.hpp"
@@ -125,8 +128,10 @@ class app {
     rt.floats = &whisper::load_float_kernels(rt.ctx.allowed);
 
     whisper::transcriber transcriber(net, words, mel, options_, rt);
+    const std::clock_t cpu_start = std::clock();
     for (const std::string& path : audio_) transcribe_file(path, transcriber);
-    if (!quiet_) summarize(transcriber.totals(), file, net, rt, load_seconds);
+    const double cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
+    if (!quiet_) summarize(transcriber.totals(), file, net, rt, {load_seconds, cpu_seconds});
   }
 
   /// A file that fails does not keep others from being transcribed.
@@ -152,11 +157,17 @@ class app {
     }
   }
 
+  struct times {
+    double load_seconds;
+    double cpu_seconds;  ///< of all threads: tells a slow program from a busy machine
+  };
+
   void summarize(const whisper::transcribe_totals& t, const whisper::model_file& file,
-                 const whisper::model& net, const whisper::runtime& rt, double load_seconds) const {
+                 const whisper::model& net, const whisper::runtime& rt, times took) const {
     const double seconds = t.encode_seconds + t.decode_seconds;
     const auto per_token = [&](std::uint64_t bytes) { return static_cast<double>(bytes) * 1e-6; };
-    std::fprintf(stderr, "model: %s, loaded in %.2f s\n", file.describe().c_str(), load_seconds);
+    std::fprintf(stderr, "model: %s, loaded in %.2f s\n", file.describe().c_str(),
+                 took.load_seconds);
     std::map<std::string, std::pair<int, std::string>> kernels;  // how: layers, first of them
     net.for_each_linear([&](std::string_view name, const whisper::linear& weights) {
       auto& [count, first] = kernels[weights.describe(rt)];
@@ -172,9 +183,10 @@ class app {
     std::fprintf(stderr, "\n");
     if (t.windows == 0) return;
     std::fprintf(stderr,
-                 "time: %.2f s with %u threads, real-time factor %.3f: encoder %.2f s, decoder "
-                 "%.2f s\n",
-                 seconds, threads_, seconds / t.audio_seconds, t.encode_seconds, t.decode_seconds);
+                 "time: %.2f s with %u threads (%.2f s of CPU), real-time factor %.3f: encoder "
+                 "%.2f s, decoder %.2f s\n",
+                 seconds, threads_, took.cpu_seconds, seconds / t.audio_seconds, t.encode_seconds,
+                 t.decode_seconds);
     std::fprintf(stderr,
                  "decoder: %zu tokens, %.1f tokens/s; each reads %.1f MB of weights and %.1f MB of "
                  "keys and values\n",

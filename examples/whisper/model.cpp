@@ -227,11 +227,13 @@ matrix model::encode(matrix_view<const float> mel, const runtime& rt) const {
     for (index_t i = 0; i < x.cols(); ++i) x.view()(t, i) += audio_positions_.view()(t, i);
   }
   const index_t width = sizes_.audio_state / sizes_.audio_heads;
+  head_cache keys(sizes_.audio_heads, x.rows(), width);
+  head_cache values(sizes_.audio_heads, x.rows(), width);
   for (const transformer_block& b : encoder_) {
     {
       const matrix h = b.attention_norm(x.view(), rt);
-      head_cache keys(sizes_.audio_heads, x.rows(), width);
-      head_cache values(sizes_.audio_heads, x.rows(), width);
+      keys.clear();
+      values.clear();
       keys.append(b.attention.key(h.view(), rt).view());
       values.append(b.attention.value(h.view(), rt).view());
       const matrix seen =
@@ -252,8 +254,12 @@ decoder_state model::start(matrix_view<const float> audio, const runtime& rt) co
   decoder_state state;
   for (const transformer_block& b : decoder_) {
     decoder_state::layer& l = state.layers.emplace_back();
-    l.keys = l.values = head_cache(heads, sizes_.text_context, width);
-    l.audio_keys = l.audio_values = head_cache(heads, audio.rows(), width);
+    for (head_cache* const cache : {&l.keys, &l.values}) {
+      *cache = head_cache(heads, sizes_.text_context, width);
+    }
+    for (head_cache* const cache : {&l.audio_keys, &l.audio_values}) {
+      *cache = head_cache(heads, audio.rows(), width);
+    }
     l.audio_keys.append(b.cross_attention.key(audio, rt).view());
     l.audio_values.append(b.cross_attention.value(audio, rt).view());
   }

@@ -59,6 +59,8 @@ class head_cache {
       : heads_(heads), capacity_(capacity), width_(width), values_(heads * capacity * width) {}
 
   [[nodiscard]] index_t tokens() const noexcept { return tokens_; }
+  /// Forgets all tokens.
+  void clear() noexcept { tokens_ = 0; }
   /// Rows [tokens, heads * width], after those that are there; they must fit.
   void append(matrix_view<const float> rows);
   /// [tokens(), width].

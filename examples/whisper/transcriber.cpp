@@ -75,11 +75,11 @@ void transcriber::run_window(std::span<const float> samples,
   auto start = clock::now();
   const special_tokens& special = words_.special();
   const matrix audio = net_.encode(mel_(samples, options_.window_seconds).view(), rt_);
+  decoder_state state = net_.start(audio.view(), rt_);
   totals_.encode_seconds += seconds_since(start);
   totals_.windows += 1;
 
   start = clock::now();
-  decoder_state state = net_.start(audio.view(), rt_);
   const std::array prompt{special.start_of_transcript, special.no_timestamps};
   matrix logits = net_.decode(state, prompt, prompt.size(), rt_);
   totals_.state_bytes += 2 * state.bytes();

@@ -19,8 +19,8 @@ struct transcribe_options {
 /// What a transcription took, summed over windows.
 struct transcribe_totals {
   double audio_seconds = 0.0;
-  double encode_seconds = 0.0;  ///< spectrogram and encoder
-  double decode_seconds = 0.0;
+  double encode_seconds = 0.0;  ///< spectrogram, encoder, its keys and values for the decoder
+  double decode_seconds = 0.0;  ///< from the first token on
   index_t windows = 0;
   index_t silent_windows = 0;     ///< left out: the model heard no speech
   index_t tokens = 0;             ///< passes of the decoder over one token each

@@ -117,10 +117,7 @@ TEST_CASE("formats and nests of all decorators come back from checkpoints") {
   check_loaded(uniform(4, 8));
   check_loaded(nest());
   const lowbit::formats::sbvr_quantizer sbvr{.params = {.planes = 3, .group_size = 32}};
-  const auto planes = sbvr.quantize(random_matrix(rows, cols, 7).view(), {});
-  check_loaded(planes);
-  check_loaded(decorators::rotated<std::remove_cv_t<decltype(planes)>>(
-      decorators::hadamard_rotation(cols, {}), planes));
+  check_loaded(sbvr.quantize(random_matrix(rows, cols, 7).view(), {}));
 }
 
 TEST_CASE("products say what they are made of") {
