@@ -35,11 +35,6 @@ struct runtime {
   void check_stop() const {
     if (check) check();
   }
-  [[nodiscard]] runtime serial() const {
-    runtime alone = *this;
-    alone.ctx.threads = nullptr;
-    return alone;
-  }
 };
 
 /// Products of fewer multiplications than this are not worth the threads' wake-up: about 50 us of
