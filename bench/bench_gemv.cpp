@@ -1,10 +1,12 @@
-// bench_gemv: products with 1 to 8 tokens, cold and warm: codes and planes x int8, every variant of
-// this machine, beside float baselines. See harness.hpp for names and counters.
+// bench_gemv: products with 1 to 8 tokens, cold and warm: codes, planes and signs x int8, every
+// variant of this machine, beside float baselines. See harness.hpp for names and counters.
 //
 //   bench_gemv --benchmark_filter=M1_N4096_K4096/cold --benchmark_repetitions=7
 #include "baseline_products.hpp"
 #include "code_products.hpp"
+#include "factor_products.hpp"
 #include "sbvr_products.hpp"
+#include "sign_products.hpp"
 
 namespace {
 
@@ -24,6 +26,19 @@ const bench::registration gemv([] {
   register_code_product(book_product(64, large, true));
   for (const unsigned planes : {1U, 2U, 3U, 4U}) {
     register_code_product(plane_product(planes, 128, large, true));
+  }
+  // Signs alone, and the two factors of the double binary ones below.
+  for (const index_t tokens : {1U, 2U, 4U}) {
+    register_sign_product({tokens, 4096, 4096}, true);
+    register_sign_product({tokens, 4096, 4096}, false);
+  }
+  register_sign_product({1, 2024, 4096}, true);
+  register_sign_product({1, 4096, 2024}, true);
+  register_sign_product({4, 1953, 4096}, true);
+  register_sign_product({4, 4096, 1953}, true);
+  for (const unsigned envelope_rank : {1U, 2U, 4U}) {
+    register_dbf_product(envelope_rank, 1.0, large, true);
+    register_dbf_product(envelope_rank, 1.0, large, false);
   }
   register_eigen_baseline(large, true);
   register_dot_baseline(large, true);

@@ -43,11 +43,17 @@ else()
   target_compile_options(lowbit_development INTERFACE $<$<AND:$<CONFIG:Release>,${quick}>:-O1>)
 endif()
 
-# Kernels compiled once for most of what is built here (lowbit/kernels/code_gemm/compiled.hpp): half of
-# the time of a build. Programs that test the header-only form do not link this.
-set(lowbit_compiled_kernels_source "${CMAKE_CURRENT_BINARY_DIR}/lowbit_compiled_kernels.cpp")
-file(CONFIGURE OUTPUT "${lowbit_compiled_kernels_source}"
-     CONTENT "#include \"lowbit/kernels/code_gemm/compiled.hpp\"\n" @ONLY)
-add_library(lowbit_compiled_kernels STATIC "${lowbit_compiled_kernels_source}")
+# Kernels compiled once for most of what is built here (lowbit/kernels/*/compiled.hpp): most of the time
+# of a build. Programs that test the header-only form do not link this.
+add_library(lowbit_compiled_kernels STATIC)
+file(GLOB families CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}/include"
+     "${PROJECT_SOURCE_DIR}/include/lowbit/kernels/*/compiled.hpp")
+foreach(header IN LISTS families)
+  cmake_path(GET header PARENT_PATH family)
+  cmake_path(GET family FILENAME family)
+  set(source "${CMAKE_CURRENT_BINARY_DIR}/compiled_kernels/${family}.cpp")
+  file(CONFIGURE OUTPUT "${source}" CONTENT "#include \"${header}\"\n" @ONLY)
+  target_sources(lowbit_compiled_kernels PRIVATE "${source}")
+endforeach()
 target_compile_definitions(lowbit_compiled_kernels PUBLIC LOWBIT_COMPILED_KERNELS=1)
 target_link_libraries(lowbit_compiled_kernels PUBLIC lowbit::lowbit PRIVATE lowbit_development)

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <regex>
@@ -49,7 +50,8 @@ struct tensor_result {
   lowbit::error_stats weights = {};
   std::optional<double> calibration_error = {};  ///< relative MSE of the outputs on fitted rows
   std::optional<double> output_error = {};       ///< the same on held-out rows
-  double db_above_bound = 0.0;  ///< of the plain quantizer on a Gaussian, from 2^(-2 bits/weight)
+  /// Of the plain quantizer on a Gaussian, from 2^(-2 bits/weight); NaN where that takes too long.
+  double db_above_bound = 0.0;
   std::optional<lowbit::outlier::distortion_report> distortion = {};
   double seconds = 0.0;
 };
@@ -214,6 +216,8 @@ template <lowbit::quantizer Q>
 [[nodiscard]] double db_above_bound(const Q& quantizer, lowbit::shape2 shape) {
   constexpr lowbit::index_t most_weights = lowbit::index_t{1} << 20U;
   if (shape.rows == 0 || shape.cols == 0) return 0.0;
+  // Fitted as a whole, in minutes, to inputs that a Gaussian does not have.
+  if (lowbit::ptq::matrix_quantizer<Q>) return std::numeric_limits<double>::quiet_NaN();
   const lowbit::index_t rows =
       std::clamp<lowbit::index_t>(most_weights / shape.cols, 1, shape.rows);
   std::vector<float> values(rows * shape.cols);

@@ -1,6 +1,7 @@
 // report.hpp: the results as a table for people and as JSON for programs.
 #pragma once
 
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -152,7 +153,7 @@ inline void append_errors(std::vector<std::string>& row, const reported_errors& 
   row.push_back(show("%.5f", static_cast<double>(e.weights.max_abs_error())));
   row.push_back(e.calibration_error ? show("%.6f", *e.calibration_error) : "-");
   row.push_back(e.output_error ? show("%.6f", *e.output_error) : "-");
-  row.push_back(show("%.2f", e.db_above_bound));
+  row.push_back(std::isnan(e.db_above_bound) ? "-" : show("%.2f", e.db_above_bound));
 }
 
 /// What the columns mean, under a table.

@@ -39,8 +39,9 @@
 #endif
 
 // Kernels that take long to compile are inline functions, like everything else, unless a program
-// defines LOWBIT_COMPILED_KERNELS=1 for all of its source files and includes
-// lowbit/kernels/code_gemm/compiled.hpp in one of them: then the others only declare them.
+// defines LOWBIT_COMPILED_KERNELS=1 for all of its source files and includes each
+// lowbit/kernels/*/compiled.hpp in exactly one of them: then the others only declare them. Those
+// may be compiled for the baseline, since kernels choose their instruction sets at run time.
 #if !defined(LOWBIT_COMPILED_KERNELS)
 #define LOWBIT_COMPILED_KERNELS 0
 #endif

@@ -22,6 +22,7 @@
 #include "lowbit/kernels/dense/driver.hpp"        // IWYU pragma: export
 #include "lowbit/kernels/envelope/driver.hpp"     // IWYU pragma: export
 #include "lowbit/kernels/hadamard/driver.hpp"     // IWYU pragma: export
+#include "lowbit/kernels/sign_gemm/driver.hpp"    // IWYU pragma: export
 #include "lowbit/kernels/sparse/driver.hpp"       // IWYU pragma: export
 #include "lowbit/linalg/cholesky.hpp"             // IWYU pragma: export
 #include "lowbit/linalg/hadamard.hpp"             // IWYU pragma: export

@@ -68,11 +68,13 @@ TEST_CASE("cpu: a tier implies those that it builds on") {
 #if LOWBIT_AARCH64
   CHECK(features("neon_dotprod").contains(features("neon")));
 #else
-  for (const char* wider : {"avx_vnni", "avx512bw", "avx512_vnni", "avx512_vpopcntdq"}) {
+  for (const char* wider :
+       {"avx_vnni", "avx512bw", "avx512_vnni", "avx512_vbmi_vnni", "avx512_vpopcntdq"}) {
     CHECK(features(wider).contains(features("avx2")));
   }
   CHECK(features("avx512_vnni").contains(features("avx512bw")));
-  CHECK(features("avx512_vpopcntdq").contains(features("avx512_vnni")));
+  CHECK(features("avx512_vbmi_vnni").contains(features("avx512_vnni")));
+  CHECK(features("avx512_vpopcntdq").contains(features("avx512_vbmi_vnni")));
   CHECK(features("avx2") == (cpu::portable_simd | cpu::avx2_core));
 #endif
 }

@@ -1,6 +1,7 @@
 // The codecs of every format with options other than the defaults: conformance.cpp runs the same
 // checks with those.
 #include "catch.hpp"
+#include "lowbit/formats/envelope/quantizer.hpp"
 #include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 #include "lowbit/testing/codec.hpp"
@@ -76,6 +77,19 @@ TEST_CASE("the codec of sbvr keeps its promises with scale codes") {
       q.params.scale_bits = scale_bits;
       // With twice the room the scales of a row are codes of about half the largest one.
       check(q, 4.0 / static_cast<double>((1U << scale_bits) - 1U));
+    }
+  }
+}
+
+TEST_CASE("the codec of envelope keeps its promises") {
+  for (const unsigned planes : {1U, 3U}) {
+    for (const unsigned rank : {1U, 2U}) {
+      for (const scale_type type : {scale_type::fp32, scale_type::fp16, scale_type::bf16}) {
+        if (lowbit_test::is_sanitized && type != scale_type::fp16) continue;
+        INFO(planes << " planes of rank " << rank << ", scale_type " << static_cast<int>(type));
+        check(formats::envelope_quantizer{
+            .params = {.planes = planes, .envelope_rank = rank, .scale_type = type}});
+      }
     }
   }
 }

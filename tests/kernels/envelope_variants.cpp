@@ -65,7 +65,10 @@ void combine_by(const envelope_combine_args& a) noexcept {
 float right_first(float e, float z) noexcept { return product(e, z); }
 float right_next(float e, float z, float s) noexcept { return std::fma(e, z, s); }
 float plus_zero(float e, float z) noexcept { return std::fma(e, z, 0.0F); }  // -0 is lost
-float twice_rounded(float e, float z, float s) noexcept { return s + product(e, z); }
+float twice_rounded(float e, float z, float s) noexcept {
+  volatile float product = e * z;  // rounded, whatever may be fused
+  return s + product;
+}
 float flushed(float e, float z) noexcept {
   const float p = product(e, z);
   return std::fabs(p) < 0x1p-126F ? 0.0F : p;

@@ -3,6 +3,7 @@
 #include "lowbit/ptq/error_feedback.hpp"
 
 #include "catch.hpp"
+#include "lowbit/formats/envelope/quantizer.hpp"
 #include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 #include "lowbit/ptq/refine.hpp"
@@ -176,6 +177,12 @@ TEST_CASE("feedback equals GPTQ column by column: sbvr") {
   coded.params.scale_bits = 5;
   coded.params.offset = formats::sbvr_offset::per_group;
   check_against_plain(coded, {3, 200}, 10);
+}
+
+TEST_CASE("feedback equals GPTQ column by column: envelope") {
+  check_against_plain(formats::envelope_quantizer{}, {3, 200}, 11);
+  check_against_plain(formats::envelope_quantizer{.params = {.planes = 3, .envelope_rank = 2}},
+                      {70, 40}, 12);
 }
 
 TEST_CASE("feedback under H = 1 is round to nearest") {

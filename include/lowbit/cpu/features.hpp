@@ -75,6 +75,8 @@ inline constexpr cpu_set neon_i8mm = detail::feature_bit(34);
 inline constexpr cpu_set avx2_core = popcnt | avx2 | fma | f16c | bmi2;
 /// What every AVX-512 kernel may use.
 inline constexpr cpu_set avx512_core = avx2_core | avx512f | avx512bw | avx512dq | avx512vl;
+/// Look-ups and dot products of bytes.
+inline constexpr cpu_set avx512_bytes = avx512_vbmi | avx512_vnni;
 
 /// A named set of features: all that code of this tier, and of the tiers below it, may use.
 struct tier {
@@ -94,7 +96,8 @@ inline constexpr tier tiers[] = {
     {"avx_vnni", portable_simd | avx2_core | avx_vnni},
     {"avx512bw", portable_simd | avx512_core},
     {"avx512_vnni", portable_simd | avx512_core | avx512_vnni},
-    {"avx512_vpopcntdq", portable_simd | avx512_core | avx512_vnni | avx512_vpopcntdq},
+    {"avx512_vbmi_vnni", portable_simd | avx512_core | avx512_bytes},
+    {"avx512_vpopcntdq", portable_simd | avx512_core | avx512_bytes | avx512_vpopcntdq},
 #endif
 };
 

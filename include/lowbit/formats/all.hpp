@@ -5,6 +5,8 @@
 #pragma once
 
 #include "lowbit/core/quantizer.hpp"
+#include "lowbit/formats/dbf/quantizer.hpp"
+#include "lowbit/formats/envelope/quantizer.hpp"
 #include "lowbit/formats/sbvr/quantizer.hpp"
 #include "lowbit/formats/uniform/quantizer.hpp"
 
@@ -12,7 +14,9 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats {
 
 using all = format_list<  //
     uniform_quantizer,    //
-    sbvr_quantizer        //
+    sbvr_quantizer,       //
+    dbf_quantizer,        //
+    envelope_quantizer    //
     >;
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats

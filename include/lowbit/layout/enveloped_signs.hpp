@@ -55,15 +55,15 @@ class enveloped_signs {
   /// Refuses values that are not finite (format).
   [[nodiscard]] static enveloped_signs from_buffers(shape2 shape, index_t rank, scale_type type,
                                                     buffer_source& source) {
-    enveloped_signs f(shape, rank, type);
-    f.signs_ = sign_matrix::from_buffers(shape, {}, source);
-    const auto read = [&](std::string_view name, scale_matrix& to) {
-      copy_bytes(get_buffer(source, name, to.element(), {to.shape().rows, to.shape().cols}),
-                 to.bytes());
+    enveloped_signs f(sign_matrix::from_buffers(shape, {}, source));
+    const auto read = [&](std::string_view name, index_t size, scale_matrix& to) {
+      const auto stored = get_buffer(source, name, element_type_of(type), {rank, size});
+      to = scale_matrix(type, {rank, size});
+      copy_bytes(stored, to.bytes());
       to.check_values(name, /*allow_negative=*/true);
     };
-    read("row_envelopes", f.row_envelopes_);
-    read("column_envelopes", f.column_envelopes_);
+    read("row_envelopes", shape.rows, f.row_envelopes_);
+    read("column_envelopes", shape.cols, f.column_envelopes_);
     return f;
   }
 
@@ -109,6 +109,8 @@ class enveloped_signs {
   }
 
  private:
+  explicit enveloped_signs(sign_matrix signs) : signs_(std::move(signs)) {}
+
   sign_matrix signs_;
   scale_matrix row_envelopes_;
   scale_matrix column_envelopes_;

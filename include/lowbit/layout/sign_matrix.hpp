@@ -114,9 +114,8 @@ class sign_matrix {
   /// Refuses bits past the last sign (format).
   [[nodiscard]] static sign_matrix from_buffers(shape2 shape, const format::params&,
                                                 buffer_source& source) {
+    const auto stored = get_buffer(source, "signs", element_type::u8, {gapless_bytes(shape)});
     sign_matrix t(shape);
-    const index_t bytes = gapless_bytes(shape);
-    const auto stored = get_buffer(source, "signs", element_type::u8, {bytes});
     const index_t used = shape.size() % 8;
     LOWBIT_CHECK(used == 0 || (std::to_integer<unsigned>(stored.back()) >> used) == 0, format,
                  "signs have set bits past the last one");

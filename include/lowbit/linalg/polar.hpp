@@ -19,6 +19,7 @@
 #include <cmath>
 
 #include "lowbit/linalg/cholesky.hpp"
+#include "lowbit/linalg/elementwise.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::linalg {
 namespace detail {
@@ -61,28 +62,6 @@ class polar_workspace {
   aligned_buffer<double> b_;
   aligned_buffer<double> c_;
 };
-
-/// out = factor * x, or its transpose.
-inline void copy_scaled(matrix_view<const double> x, double factor,
-                        matrix_view<double> out) noexcept {
-  for (index_t i = 0; i < x.rows(); ++i) {
-    for (index_t j = 0; j < x.cols(); ++j) out(i, j) = factor * x(i, j);
-  }
-}
-inline void copy_transposed(matrix_view<const double> x, matrix_view<double> out) noexcept {
-  constexpr index_t block = 16;  // of columns that are written: their lines stay in the L1 cache
-  for (index_t i0 = 0; i0 < x.rows(); i0 += block) {
-    for (index_t j = 0; j < x.cols(); ++j) {
-      for (index_t i = i0; i < std::min(i0 + block, x.rows()); ++i) out(j, i) = x(i, j);
-    }
-  }
-}
-/// out = value * I.
-inline void set_diagonal(matrix_view<double> out, double value) noexcept {
-  for (index_t i = 0; i < out.rows(); ++i) {
-    for (index_t j = 0; j < out.cols(); ++j) out(i, j) = i == j ? value : 0.0;
-  }
-}
 
 /// The lower triangle of gram += x^T x, for a square x; `scratch` is overwritten.
 inline void add_column_gram(matrix_view<const double> x, matrix_view<double> gram,

@@ -4,7 +4,8 @@
 //   dequantize   blocks of rows become floats and are multiplied by Eigen. Every format; exact up
 //                to float rounding.
 //   int8         activations become int8 codes and meet codes (kernels/code_gemm) or, where a
-//                format has planes only, scaled bit planes (the same kernel: "plane_gemm").
+//                format has planes only, scaled bit planes (the same kernel: "plane_gemm"). With
+//                signs alone they become tables of sums of 4, of 8 bits each (kernels/sign_gemm).
 //   bit_serial   activations become bit planes and meet bit planes (kernels/bit_gemm).
 //
 // A tensor made of parts (composite_operand: decorators) does in floats what it must beside, and
@@ -16,7 +17,8 @@
 // the same call gives the same bits everywhere (the dequantize path: see docs/architecture.md).
 //
 // The cost model counts vector operations of 512 bits for 64 products:
-//   int8         2 for each plane of codes: one to unpack, one to multiply (measured: 1.9 to 2.6)
+//   int8         2 for each plane of codes: one to unpack, one to multiply (measured: 1.9 to 2.6);
+//                0.6 for signs: a look-up and a sum for 256 products, and their indices
 //   bit_serial   0.6 for each pair of a weight and an activation plane: AND, popcount and add take
 //                3 for 512 products, on CPUs with one popcount unit the time of 5
 // and a path that needs fewer wins. Measured figures: kernels/*/README.md, docs/performance.md.
@@ -118,6 +120,9 @@ template <quantized_tensor T>
 
 inline constexpr std::string_view no_consent =
     "it quantizes activations: set matmul_options::activations";
+inline constexpr std::string_view no_residual_of_tables =
+    "products with signs round sums of activations, of which there is no residual: use split none "
+    "or clipped";
 
 template <quantized_tensor T>
 [[nodiscard]] path_estimate estimate_bit_serial(const T& w, const matmul_options& options) {
@@ -138,7 +143,7 @@ template <quantized_tensor T>
     e.obstacle = lowbit::detail::message("format '", T::format::name, "' has no codes or planes");
     return e;
   }
-  if constexpr (!code_operand<T>) e.obstacle = why_no_planes(w);
+  if constexpr (!code_operand<T> && !sign_operand<T>) e.obstacle = why_no_planes(w);
   if (!e.obstacle.empty()) return e;
   if (!options.activations) {
     e.obstacle = no_consent;
@@ -146,8 +151,12 @@ template <quantized_tensor T>
     e.obstacle = "int8 activations are symmetric";
   } else if (options.activations->bits < 2) {
     e.obstacle = "int8 activations have 2 bits at least";
+  } else if (sign_operand<T> && options.activations->split == activation_split::residual) {
+    e.obstacle = no_residual_of_tables;
   }
-  e.cost = 2.0 * (code_operand<T> ? 1.0 : static_cast<double>(count_planes(w)));
+  e.cost = sign_operand<T>   ? 0.6
+           : code_operand<T> ? 2.0
+                             : 2.0 * static_cast<double>(count_planes(w));
   return e;
 }
 
@@ -194,7 +203,8 @@ template <quantized_tensor T>
   switch (plan.path) {
     case matmul_path::int8:
       if constexpr (packable<T>) plan.family = int8_family<T>;
-      plan.variant = kernels::select_code_gemm(ctx.allowed).name;
+      plan.variant = sign_operand<T> ? kernels::select_sign_gemm(ctx.allowed).name
+                                     : kernels::select_code_gemm(ctx.allowed).name;
       plan.reason = text_of(choice.int8);
       break;
     case matmul_path::bit_serial:
@@ -339,6 +349,15 @@ void matmul_bit_serial(matrix_view<const float> x, const T& w, matrix_view<float
 }
 
 /// Packs and multiplies tile by tile, so that memory stays bounded.
+template <sign_operand T>
+void matmul_int8(matrix_view<const float> x, const T& w, matrix_view<float> y,
+                 const kernels::context& ctx, const activation_quantization& how) {
+  const kernels::sign_activations tables(x, how.bits, ctx);
+  const kernels::context serial = ctx.serial();
+  kernels::parallel_for_blocks(ctx, w.shape().rows, kernels::sign_tile_rows, [&](row_range rows) {
+    kernels::sign_gemm(pack(w, rows, serial), tables, y.middle_cols(rows.begin, rows.end), serial);
+  });
+}
 template <packable T>
 void matmul_int8(matrix_view<const float> x, const T& w, matrix_view<float> y,
                  const kernels::context& ctx, const activation_quantization& how) {
@@ -348,6 +367,16 @@ void matmul_int8(matrix_view<const float> x, const T& w, matrix_view<float> y,
   kernels::parallel_for_blocks(ctx, w.shape().rows, kernels::code_tile_rows, [&](row_range rows) {
     kernels::code_gemm(pack(w, rows, serial), codes, y.middle_cols(rows.begin, rows.end), serial);
   });
+}
+
+/// Columns that share a scale.
+template <packable T>
+[[nodiscard]] index_t scale_columns(const T& w) {
+  if constexpr (sign_operand<T>) {
+    return std::max<index_t>(w.shape().cols, 1);
+  } else {
+    return w.group_size();
+  }
 }
 
 }  // namespace detail
@@ -363,7 +392,7 @@ void matmul(matrix_view<const float> x, const T& w, matrix_view<float> y,
   const matmul_path path = detail::choose_path(w, options).path;
   if constexpr (packable<T>) {
     if (path == matmul_path::int8) {
-      return detail::multiply_split(x, y, *options.activations, w.group_size(), ctx,
+      return detail::multiply_split(x, y, *options.activations, detail::scale_columns(w), ctx,
                                     [&](matrix_view<const float> in, matrix_view<float> out) {
                                       detail::matmul_int8(in, w, out, ctx, *options.activations);
                                     });
@@ -408,6 +437,20 @@ inline void matmul(matrix_view<const float> x, const kernels::packed_codes& w, m
                                                                   .per_group = how.per_group},
                                                                  ctx);
                            kernels::code_gemm(w, codes, out, ctx);
+                         });
+}
+
+/// The same for packed signs. Refuses also activations that are not symmetric or split into
+/// residuals (value).
+inline void matmul(matrix_view<const float> x, const kernels::packed_signs& w, matrix_view<float> y,
+                   const kernels::context& ctx, const activation_quantization& how = {}) {
+  detail::check_product(x, w, y);
+  LOWBIT_CHECK(how.kind == symmetry::symmetric, value, "int8 activations are symmetric");
+  LOWBIT_CHECK(how.split != activation_split::residual, value, detail::no_residual_of_tables);
+  detail::multiply_split(x, y, how, std::max<index_t>(x.cols(), 1), ctx,
+                         [&](matrix_view<const float> in, matrix_view<float> out) {
+                           const kernels::sign_activations tables(in, how.bits, ctx);
+                           kernels::sign_gemm(w, tables, out, ctx);
                          });
 }
 

@@ -2,8 +2,8 @@
 //
 // A tensor of codes becomes one plane of codes with a scale per group, a tensor of scaled bit
 // planes becomes several planes of 1-bit codes (kernels/code_gemm), which share a scale and need no
-// offsets where the tensor says so (plane_sum_operand). Packed weights live in memory only; keep
-// them for as long as the layer is used.
+// offsets where the tensor says so (plane_sum_operand); signs alone become what kernels/sign_gemm
+// reads. Packed weights live in memory only; keep them for as long as the layer is used.
 //
 // Of a tensor made of parts (composite_operand) the parts are packed. Where several tensors share a
 // transform of their inputs, pack their base()s instead, and give products the result of
@@ -18,17 +18,20 @@
 #include <vector>
 
 #include "lowbit/kernels/code_gemm/driver.hpp"
+#include "lowbit/kernels/sign_gemm/driver.hpp"
 #include "lowbit/layout/operands.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ops {
 
 /// A tensor that pack() takes rows of, if it has at most 8 planes.
 template <class T>
-concept packable = code_operand<T> || bit_serial_operand<T>;
+concept packable = code_operand<T> || bit_serial_operand<T> || sign_operand<T>;
 
 /// The family that products of T with int8 activations belong to.
 template <packable T>
-inline constexpr std::string_view int8_family = code_operand<T> ? "code_gemm" : "plane_gemm";
+inline constexpr std::string_view int8_family = sign_operand<T>   ? "sign_gemm"
+                                                : code_operand<T> ? "code_gemm"
+                                                                  : "plane_gemm";
 
 namespace detail {
 
@@ -111,18 +114,20 @@ template <bit_serial_operand T>
 /// Packs rows of a tensor; row 0 of the result is rows.begin. Refuses more than 8 planes and rows
 /// outside the tensor. Uses ctx's executor.
 template <packable T>
-[[nodiscard]] kernels::packed_codes pack(const T& w, row_range rows, const kernels::context& ctx) {
+[[nodiscard]] auto pack(const T& w, row_range rows, const kernels::context& ctx) {
   check_row_range(rows, w.shape().rows);
-  if constexpr (code_operand<T>) {
+  if constexpr (sign_operand<T>) {
+    return kernels::packed_signs(w.signs(), rows, ctx);
+  } else if constexpr (code_operand<T>) {
     return detail::pack_codes(w, rows, ctx);
   } else {
     return detail::pack_planes(w, rows, ctx);
   }
 }
 
-/// Packs a whole tensor.
+/// Packs a whole tensor: packed_signs of a sign_operand, else packed_codes.
 template <packable T>
-[[nodiscard]] kernels::packed_codes pack(const T& w, const kernels::context& ctx = {}) {
+[[nodiscard]] auto pack(const T& w, const kernels::context& ctx = {}) {
   return pack(w, {0, w.shape().rows}, ctx);
 }
 
@@ -130,7 +135,10 @@ template <packable T>
 template <composite_operand T>
 class packed_parts {
   template <class Part>
-  struct packed_type : std::type_identity<kernels::packed_codes> {};
+  struct packed_type
+      : std::type_identity<
+            std::conditional_t<sign_operand<Part>, kernels::packed_signs, kernels::packed_codes>> {
+  };
   template <composite_operand Part>
   struct packed_type<Part> : std::type_identity<packed_parts<Part>> {};
 

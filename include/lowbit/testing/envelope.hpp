@@ -122,18 +122,6 @@ class envelope_trial {
   std::vector<float> one_;
 };
 
-[[nodiscard]] inline std::string compare_float_bits(const std::vector<float>& found,
-                                                    const std::vector<float>& expected) {
-  for (index_t i = 0; i < expected.size(); ++i) {
-    const auto a = std::bit_cast<std::uint32_t>(found[i]);
-    const auto b = std::bit_cast<std::uint32_t>(expected[i]);
-    if (a == b) continue;
-    return lowbit::detail::message("element ", i, " is ", found[i], " instead of ", expected[i],
-                                   " (bits ", a, " and ", b, ")");
-  }
-  return {};
-}
-
 inline void check_envelope_case(findings& list, const envelope_case& c, std::uint64_t seed,
                                 const kernels::envelope_functions& f) {
   const envelope_trial trial(c, seed);

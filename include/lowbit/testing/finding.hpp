@@ -5,10 +5,13 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "lowbit/core/checked.hpp"
 #include "lowbit/core/error.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::testing {
@@ -60,6 +63,19 @@ void add_refusal([[maybe_unused]] findings& list, [[maybe_unused]] std::string c
     add(list, std::move(check), e.kind() == kind, "refused with the wrong kind: ", e.what());
   }
 #endif
+}
+
+/// Where two arrays differ first, bit by bit, or nothing. `found` has as many elements.
+[[nodiscard]] inline std::string compare_float_bits(const std::vector<float>& found,
+                                                    const std::vector<float>& expected) {
+  for (index_t i = 0; i < expected.size(); ++i) {
+    const auto a = std::bit_cast<std::uint32_t>(found[i]);
+    const auto b = std::bit_cast<std::uint32_t>(expected[i]);
+    if (a == b) continue;
+    return lowbit::detail::message("at ", i, " of ", expected.size(), ": ", found[i],
+                                   " instead of ", expected[i], " (bits ", a, " and ", b, ")");
+  }
+  return {};
 }
 
 }  // namespace detail

@@ -55,19 +55,6 @@ inline constexpr index_t hadamard_guard = 19;  // odd: nothing is aligned to mor
   return values;
 }
 
-/// Where two arrays differ first, or nothing.
-[[nodiscard]] inline std::string compare_float_bits(const std::vector<float>& found,
-                                                    const std::vector<float>& expected) {
-  for (index_t i = 0; i < expected.size(); ++i) {
-    const auto a = std::bit_cast<std::uint32_t>(found[i]);
-    const auto b = std::bit_cast<std::uint32_t>(expected[i]);
-    if (a == b) continue;
-    return lowbit::detail::message("at ", i, " of ", expected.size(), ": ", found[i],
-                                   " instead of ", expected[i], " (bits ", a, " and ", b, ")");
-  }
-  return {};
-}
-
 /// Which of the optional signs there are.
 enum class hadamard_signs : std::uint8_t { none, before, after, both };
 

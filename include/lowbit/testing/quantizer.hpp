@@ -219,8 +219,22 @@ class quantizer_checks_run {
     }
     report(name, wrong.empty(), wrong);
     if (!options_.independent_fields) return;
+    // With everything known, so that every choice is possible.
+    const index_t cols = sample_.shape.cols;
+    const std::vector<float> rows(sample_.shape.rows, 1.0F);
+    std::vector<float> importance(cols);
+    std::vector<double> hessian(cols * cols);
+    for (index_t c = 0; c < cols; ++c) {
+      importance[c] = 0.5F + random_uniform(options_.seed + 5, c);
+      hessian[c * cols + c] = static_cast<double>(importance[c]);
+      if (c > 0) hessian[c * cols + c - 1] = hessian[(c - 1) * cols + c] = 0.125;
+    }
     attempt(list_, name, [&, this] {
-      append_tensor_checks(list_, name + "/", changed.quantize(sample_.view(), {}));
+      append_tensor_checks(
+          list_, name + "/",
+          changed.quantize(sample_.view(), {.importance = importance,
+                                            .output_importance = rows,
+                                            .hessian = {hessian.data(), cols, cols}}));
     });
   }
 

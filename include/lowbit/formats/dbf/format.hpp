@@ -30,8 +30,10 @@ struct dbf {
     friend bool operator==(const params&, const params&) = default;
   };
   static void describe(params& p, params_visitor& v) {
-    v({"middle", "inner size of the two sign matrices; 0: from target_bits"}, p.middle,
-      std::uint32_t{0}, std::numeric_limits<std::uint32_t>::max());
+    v({"middle",
+       "inner size of the two sign matrices, at most the smaller side of the matrix; 0: from "
+       "target_bits"},
+      p.middle, std::uint32_t{0}, std::numeric_limits<std::uint32_t>::max());
     v({"envelope_rank", "rank of the magnitudes of each sign matrix"}, p.envelope_rank, 1U,
       max_envelope_rank);
     v({"paths", "products of two sign matrices that are summed"}, p.paths, 1U, max_paths);
@@ -51,8 +53,13 @@ struct dbf {
     const double bits = target_bits * static_cast<double>(shape.size()) / p.paths;
     const auto envelopes = static_cast<double>(bits_of(p));
     const double r = (bits - envelopes * sides) / (sides + 2.0 * envelopes);
-    const auto most = static_cast<double>(std::min(shape.rows, shape.cols));
-    return static_cast<std::uint32_t>(std::max(1.0, std::min(r, most)));
+    return clamped(static_cast<std::uint32_t>(std::clamp(r, 0.0, 4294967295.0)), shape);
+  }
+  /// The size from 1 to the smaller side of the matrix that is next to `middle`: more than that
+  /// side is more than any matrix needs.
+  [[nodiscard]] static std::uint32_t clamped(std::uint32_t middle, shape2 shape) noexcept {
+    const index_t most = std::max<index_t>(1, std::min(shape.rows, shape.cols));
+    return static_cast<std::uint32_t>(std::clamp<index_t>(middle, 1, most));
   }
 
  private:

@@ -28,16 +28,10 @@ class dbf_tensor {
   using part_type = layout::sign_matrix;
 
   /// All zero. Refuses params outside their range, and a middle of 0 (value).
-  dbf_tensor(shape2 shape, const dbf::params& params) : shape_(shape), params_(params) {
-    check_params<dbf>(params);
-    LOWBIT_CHECK(params.middle >= 1, value, "middle is 0: no size was chosen");
-    for (unsigned p = 0; p < params.paths; ++p) {
-      factors_.emplace_back(shape2{params.middle, shape.cols}, params.envelope_rank,
-                            params.scale_type);
-      factors_.emplace_back(shape2{shape.rows, params.middle}, params.envelope_rank,
-                            params.scale_type);
-    }
-  }
+  dbf_tensor(shape2 shape, const dbf::params& params)
+      : dbf_tensor(shape, params, [&](index_t, shape2 factor) {
+          return layout::enveloped_signs(factor, params.envelope_rank, params.scale_type);
+        }) {}
 
   // -- quantized_tensor --------------------------------------------------------------------------
 
@@ -88,13 +82,11 @@ class dbf_tensor {
   /// overflow, and stray bits (format).
   [[nodiscard]] static dbf_tensor from_buffers(shape2 shape, const dbf::params& params,
                                                buffer_source& source) {
-    dbf_tensor t(shape, params);
-    for (index_t i = 0; i < t.factors_.size(); ++i) {
+    dbf_tensor t(shape, params, [&](index_t i, shape2 factor) {
       prefixing_source named(prefix(i), source);
-      layout::enveloped_signs& f = t.factors_[i];
-      f = layout::enveloped_signs::from_buffers(f.shape(), params.envelope_rank, params.scale_type,
-                                                named);
-    }
+      return layout::enveloped_signs::from_buffers(factor, params.envelope_rank, params.scale_type,
+                                                   named);
+    });
     LOWBIT_CHECK(t.largest_sum() < 0x1p127, format, "the product of the factors overflows");
     return t;
   }
@@ -109,7 +101,8 @@ class dbf_tensor {
   template <class Product>
   void multiply(matrix_view<const float> x, matrix_view<float> y, const kernels::context& ctx,
                 const Product& product) const {
-    aligned_buffer<float> values(checked_mul(x.rows(), params_.middle, "middle of a product"));
+    kernels::borrowed<float> values(ctx,
+                                    checked_mul(x.rows(), params_.middle, "middle of a product"));
     const matrix_view<float> middle(values.data(), x.rows(), params_.middle);
     for (unsigned p = 0; p < params_.paths; ++p) {
       const auto product_of = [&](index_t part) {
@@ -154,6 +147,18 @@ class dbf_tensor {
   }
 
  private:
+  /// make(i, shape) makes factor i; nothing is allocated before.
+  template <class Make>
+  dbf_tensor(shape2 shape, const dbf::params& params, const Make& make)
+      : shape_(shape), params_(params) {
+    check_params<dbf>(params);
+    LOWBIT_CHECK(params.middle >= 1, value, "middle is 0: no size was chosen");
+    for (index_t i = 0; i < 2 * index_t{params.paths}; ++i) {
+      factors_.push_back(make(
+          i, i % 2 == 0 ? shape2{params.middle, shape.cols} : shape2{shape.rows, params.middle}));
+    }
+  }
+
   [[nodiscard]] static std::string prefix(index_t i) {
     return lowbit::detail::message(i % 2 == 0 ? "g" : "f", i / 2, "_");
   }

@@ -171,7 +171,7 @@ inline void add_token(const bit_gemm_tile_args& a, index_t token, index_t row) n
 
 }  // namespace detail
 
-inline void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
+LOWBIT_KERNEL void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
   for (index_t token = 0; token < a.tokens; ++token) {
     if (a.words >= detail::long_words) {
       for (index_t row = 0; row < bit_gemm_tile_rows; row += detail::lanes) {

@@ -154,7 +154,7 @@ inline void add_8_tokens(const bit_gemm_tile_args& a, index_t token) noexcept {
 
 }  // namespace detail
 
-inline void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
+LOWBIT_KERNEL void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
   index_t token = 0;
   for (; token + 8 <= a.tokens; token += 8) detail::add_8_tokens(a, token);
   const index_t rest = a.tokens - token;

@@ -177,7 +177,7 @@ inline void add_all(const bit_gemm_tile_args& a) noexcept {
 
 }  // namespace detail
 
-inline void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
+LOWBIT_KERNEL void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
   if (a.words >= detail::block_words) return detail::add_all<4, true>(a);
   detail::add_all<4, false>(a);
 }

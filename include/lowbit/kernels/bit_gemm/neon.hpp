@@ -93,7 +93,7 @@ inline void add_tokens(const bit_gemm_tile_args& a, index_t token) noexcept {
 
 }  // namespace detail
 
-inline void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
+LOWBIT_KERNEL void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
   index_t token = 0;
   for (; token + 2 <= a.tokens; token += 2) detail::add_tokens<2>(a, token);
   if (token < a.tokens) detail::add_tokens<1>(a, token);

@@ -153,7 +153,7 @@ inline void add_words(const bit_gemm_tile_args& a, index_t token, row_range word
 
 }  // namespace detail
 
-inline void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
+LOWBIT_KERNEL void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept {
   const index_t in_blocks = a.words / detail::block_words * detail::block_words;
   for (index_t t = 0; t < a.tokens; ++t) {
     detail::word_batch sums[detail::registers];

@@ -3,14 +3,35 @@
 
 #include <span>
 
+#include "lowbit/kernels/bit_gemm/contract.hpp"
+#include "lowbit/kernels/bit_gemm/scalar.hpp"
+#include "lowbit/kernels/variant.hpp"
+
+#if LOWBIT_COMPILED_KERNELS
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
+namespace avx2 {
+void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept;
+}
+namespace avx512bw {
+void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept;
+}
+namespace avx512_vpopcntdq {
+void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept;
+}
+namespace neon {
+void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept;
+}
+namespace portable {
+void bit_gemm_tile(const bit_gemm_tile_args& a) noexcept;
+}
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels
+#else
 #include "lowbit/kernels/bit_gemm/avx2.hpp"
 #include "lowbit/kernels/bit_gemm/avx512_vpopcntdq.hpp"
 #include "lowbit/kernels/bit_gemm/avx512bw.hpp"
-#include "lowbit/kernels/bit_gemm/contract.hpp"
 #include "lowbit/kernels/bit_gemm/neon.hpp"
 #include "lowbit/kernels/bit_gemm/portable.hpp"
-#include "lowbit/kernels/bit_gemm/scalar.hpp"
-#include "lowbit/kernels/variant.hpp"
+#endif
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 

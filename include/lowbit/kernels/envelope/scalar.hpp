@@ -28,10 +28,9 @@ template <class T>
   return value_as<float>(e, at);
 }
 
-/// Exact in double and then rounded: no compiler fuses it with a sum.
-[[nodiscard]] inline float product(float a, float b) noexcept {
-  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b));
-}
+/// a * b, rounded, with its sign of zero. Written so that no compiler fuses it with a sum: g++
+/// makes a float product of one in double, too, and would then fuse that.
+[[nodiscard]] inline float product(float a, float b) noexcept { return std::fma(a, b, -0.0F); }
 
 }  // namespace envelope_detail
 

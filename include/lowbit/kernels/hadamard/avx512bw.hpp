@@ -92,8 +92,10 @@ LOWBIT_ALWAYS_INLINE void expand_signs(std::uint64_t byte, float* out) noexcept 
 
 }  // namespace hadamard_detail
 
-inline constexpr hadamard_functions hadamard = {&hadamard_detail::turn_blocks,
-                                                &hadamard_detail::mix};
+LOWBIT_KERNEL void hadamard_blocks(const hadamard_blocks_args& a) noexcept {
+  hadamard_detail::turn_blocks(a);
+}
+LOWBIT_KERNEL void hadamard_mix(const hadamard_mix_args& a) noexcept { hadamard_detail::mix(a); }
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx512bw
 LOWBIT_TARGET_END
