@@ -30,6 +30,19 @@ constexpr bool can_pack = lowbit::ops::packable<T>;
 template <lowbit::composite_operand T>
 constexpr bool can_pack<T> = can_pack<typename T::part_type>;
 
+/// The kernel of products with int8 activations.
+template <class T>
+[[nodiscard]] std::string int8_kernel(const context& ctx) {
+  if constexpr (lowbit::composite_operand<T>) {
+    return int8_kernel<typename T::part_type>(ctx);
+  } else {
+    const auto variant = lowbit::sign_operand<T>
+                             ? lowbit::kernels::select_sign_gemm(ctx.allowed).name
+                             : lowbit::kernels::select_code_gemm(ctx.allowed).name;
+    return lowbit::detail::message(lowbit::ops::int8_family<T>, "/", variant);
+  }
+}
+
 /// y = x W^T with weights decoded block by block.
 void multiply_decoded(matrix_view<const float> x, lowbit::tensor_ref w, matrix_view<float> y,
                       const runtime& rt) {
@@ -112,11 +125,12 @@ class format_node final : public node_of<T> {
   }
   [[nodiscard]] std::string describe(const runtime& rt, activation_mode mode) const override {
     const std::string name(T::format::name);
-    if (mode == activation_mode::floats || !can_pack<T>) {
-      return name + " decoded to f32, " + rt.floats->name;
+    if constexpr (can_pack<T>) {
+      if (mode == activation_mode::int8) {
+        return name + ", int8 activations, " + int8_kernel<T>(rt.ctx);
+      }
     }
-    return lowbit::detail::message(name, ", int8 activations, code_gemm/",
-                                   lowbit::kernels::select_code_gemm(rt.ctx.allowed).name);
+    return name + " decoded to f32, " + rt.floats->name;
   }
 
  private:
