@@ -183,30 +183,27 @@ class decorator_node final : public node_of<T> {
 
 namespace decorators = lowbit::decorators;
 
-/// Calls f(std::type_identity<Decorator<any_tensor>>) for the decorator with this name.
-template <class F>
-bool visit_decorator(std::string_view name, F&& f) {
-  const auto visit = [&]<class T, class Own>(std::type_identity<T> type,
-                                             std::type_identity<Own> own) {
-    if (name != Own::name) return false;
-    f(type, own);
-    return true;
-  };
-  const auto one = [&]<class T, class Own, class Base>(
-                       std::type_identity<T> type,
-                       std::type_identity<decorators::nested_format<Own, Base>>) {
-    return visit(type, std::type_identity<Own>{});
-  };
-  const auto of = [&]<class T>(std::type_identity<T> type) {
-    return one(type, std::type_identity<typename T::format>{});
-  };
-  return of(std::type_identity<decorators::with_outliers<any_tensor>>{}) ||
-         of(std::type_identity<decorators::scaled<any_tensor>>{}) ||
-         of(std::type_identity<decorators::output_rotated<any_tensor>>{}) ||
-         of(std::type_identity<decorators::rotated<any_tensor>>{}) ||
-         of(std::type_identity<decorators::permuted<any_tensor>>{}) ||
-         of(std::type_identity<decorators::replicated<any_tensor>>{});
-}
+/// What a decorator stores beside its base.
+template <class Nested>
+struct own_part;
+template <class Own, class Base>
+struct own_part<decorators::nested_format<Own, Base>> : std::type_identity<Own> {};
+template <class T>
+using own_format = typename own_part<typename T::format>::type;
+
+/// Every decorator of lowbit, over any tensor.
+template <class... Ts>
+struct decorator_list {
+  /// Calls f(std::type_identity<T>{}) for the one with this name; false if there is none.
+  template <class F>
+  static bool visit(std::string_view name, const F& f) {
+    return ((own_format<Ts>::name == name ? (f(std::type_identity<Ts>{}), true) : false) || ...);
+  }
+};
+using all_decorators =
+    decorator_list<decorators::with_outliers<any_tensor>, decorators::scaled<any_tensor>,
+                   decorators::output_rotated<any_tensor>, decorators::rotated<any_tensor>,
+                   decorators::permuted<any_tensor>, decorators::replicated<any_tensor>>;
 
 /// The names of the fields that describe() visits.
 class field_names final : public lowbit::params_visitor {
@@ -257,19 +254,23 @@ any_tensor any_tensor::from_buffers(shape2 shape, const format::params& params,
 
   const std::size_t end = std::min(params.format.find(dot), params.format.size());
   const std::string_view outer = std::string_view(params.format).substr(0, end);
-  const auto load_decorator = [&]<class T, class Own>(std::type_identity<T>,
-                                                      std::type_identity<Own>) {
+  const auto load_decorator = [&]<class T>(std::type_identity<T>) {
+    using Own = own_format<T>;
     LOWBIT_CHECK(params.version >= Own::version, format, "decorator '", outer, "' has version ",
                  params.version, ", this program reads ", Own::version);
+    const std::string rest = params.format.substr(std::min(end + 1, params.format.size()));
+    // As in lowbit; and without it a name could nest deeper than the stack.
+    LOWBIT_CHECK(("." + rest + ".").find("." + std::string(outer) + ".") == std::string::npos,
+                 format, "decorator '", outer, "' is there twice");
     typename T::format::params nested;
-    nested.base = {.format = params.format.substr(std::min(end + 1, params.format.size())),
+    nested.base = {.format = rest,
                    .version = params.version - static_cast<std::uint32_t>(Own::version) + 1,
                    .fields = params.fields};
     nested.own = take_params<Own>(nested.base.fields);
     made = std::make_shared<decorator_node<T>>(T::from_buffers(shape, nested, source));
   };
-  LOWBIT_CHECK(visit_decorator(outer, load_decorator), format, "unknown format '", params.format,
-               "'");
+  LOWBIT_CHECK(all_decorators::visit(outer, load_decorator), format, "unknown format '",
+               params.format, "'");
   return {params, std::move(made)};
 }
 

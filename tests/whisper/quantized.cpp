@@ -183,6 +183,8 @@ TEST_CASE("records of unknown or other formats are refused") {
   CHECK(refusal({"rotated", 2, R"({"rotation_block":64,"rotation_seed":1})"}) ==
         "tensor 'w': unknown format ''");
   CHECK(refusal({"rotated.uniform", 1, "{}"}).starts_with("tensor 'w': decorator 'rotated' has "));
+  CHECK(refusal({"permuted.scaled.permuted.uniform", 1, "{}"}) ==
+        "tensor 'w': decorator 'permuted' is there twice");
   CHECK(refusal({"uniform", 99, "{}"}).starts_with("tensor 'w': format 'uniform' has version 99"));
   CHECK(refusal({"rotated.uniform", 2, "{}"}) ==
         "tensor 'w': params: field 'rotation_block' is missing");
