@@ -82,15 +82,21 @@ void popcnt_64(std::uint64_t rounds) noexcept {
       :
       : "cc", "rax", "r8", "r9", "r10", "r11");
 }
-// Look-ups of 4 signs in tables of bytes, added up (kernels/sign_gemm), without making the indices.
+// Look-ups of 5 signs in tables of bytes, times +-1, added up (kernels/sign_gemm), without making
+// indices and factors.
 void vpermb_512(std::uint64_t rounds) noexcept {
   BENCH_AVX_ROUNDS("zmm", small_bytes, BENCH_TWELVE,
                    "vpermb %%zmm14, %%zmm15, %%zmm12\n\tvpdpbusd %%zmm15, %%zmm12, %%zmm\\i");
 }
 void vpshufb_sums_256(std::uint64_t rounds) noexcept {
-  BENCH_AVX_ROUNDS("ymm", small_bytes, BENCH_TWELVE,
-                   "vpshufb %%ymm14, %%ymm15, %%ymm12\n\tvpaddw %%ymm12, %%ymm\\i, %%ymm\\i\n\t"
-                   "vpsrlw $8, %%ymm12, %%ymm12\n\tvpaddw %%ymm12, %%ymm\\i, %%ymm\\i");
+  BENCH_AVX_ROUNDS("ymm", small_bytes, "0,1,2,3,4,5,6,7",
+                   "vpshufb %%ymm14, %%ymm15, %%ymm12\n\tvpshufb %%ymm14, %%ymm15, %%ymm13\n\t"
+                   "vpunpcklbw %%ymm13, %%ymm12, %%ymm11\n\t"
+                   "vpunpckhbw %%ymm13, %%ymm12, %%ymm12\n\t"
+                   "vpmaddubsw %%ymm15, %%ymm11, %%ymm11\n\t"
+                   "vpmaddubsw %%ymm15, %%ymm12, %%ymm12\n\t"
+                   "vpaddw %%ymm11, %%ymm\\i, %%ymm\\i\n\t"
+                   "vpaddw %%ymm12, %%ymm\\i, %%ymm\\i");
 }
 // One 64-bit word by adds and masks (what a CPU without popcnt does), in SSE2's 128 bits.
 void swar_128(std::uint64_t rounds) noexcept {
@@ -159,8 +165,8 @@ constexpr instruction_limit all_instruction_limits[] = {
     {"and_popcnt_add/popcnt", operation::bit_mac, cpu::popcnt, &popcnt_64, 4 * 64},
     {"and_swar_add/sse2", operation::bit_mac, cpu::none, &swar_128, 8 * 128},
     {"vpermb_vpdpbusd/avx512_vbmi_vnni", operation::look_up, cpu::avx512_core | cpu::avx512_bytes,
-     &vpermb_512, 12 * 256},
-    {"vpshufb_vpaddw/avx2", operation::look_up, cpu::avx2_core, &vpshufb_sums_256, 12 * 128},
+     &vpermb_512, 12 * 320},
+    {"vpshufb_vpmaddubsw/avx2", operation::look_up, cpu::avx2_core, &vpshufb_sums_256, 8 * 320},
     {"vfmadd231ps/avx512f", operation::float_mac, cpu::avx512_core, &vfmadd_512, 12 * 16},
     {"vfmadd231ps/avx2", operation::float_mac, cpu::avx2_core, &vfmadd_256, 12 * 8},
     {"mulps_addps/sse2", operation::float_mac, cpu::none, &mulps_addps_128, 12 * 4},
@@ -251,8 +257,8 @@ void cnt_128(std::uint64_t rounds) noexcept {
 }
 void tbl_128(std::uint64_t rounds) noexcept {
   BENCH_NEON_ROUNDS(
-      "tbl v28.16b, {v30.16b}, v31.16b\n\tuaddw v\\i\\().8h, v\\i\\().8h, v28.8b\n\t"
-      "uaddw2 v\\i\\().8h, v\\i\\().8h, v28.16b");
+      "tbl v28.16b, {v30.16b}, v31.16b\n\tsmlal v\\i\\().8h, v31.8b, v28.8b\n\t"
+      "smlal2 v\\i\\().8h, v31.16b, v28.16b");
 }
 void fmla_128(std::uint64_t rounds) noexcept {
   __asm__ volatile("movi v30.4s, #0\n\tmovi v31.4s, #0" : : : "v30", "v31");
@@ -271,7 +277,7 @@ constexpr instruction_limit all_instruction_limits[] = {
     {"sdot/neon_dotprod", operation::int8_mac, cpu::neon | cpu::neon_dotprod, &sdot_128, 12 * 16},
     {"smlal/neon", operation::int8_mac, cpu::none, &smlal_128, 12 * 8},
     {"and_cnt_add/neon", operation::bit_mac, cpu::none, &cnt_128, 12 * 128},
-    {"tbl_uaddw/neon", operation::look_up, cpu::neon, &tbl_128, 12 * 64},
+    {"tbl_smlal/neon", operation::look_up, cpu::neon, &tbl_128, 12 * 80},
     {"fmla/neon", operation::float_mac, cpu::none, &fmla_128, 12 * 4},
     {"fmla_2d/neon", operation::double_fma, cpu::neon, &fmla_2d_128, 12 * 2},
     {"fadd/neon", operation::float_add, cpu::none, &fadd_128, 12 * 4},

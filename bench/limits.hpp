@@ -37,7 +37,7 @@ namespace cpu = lowbit::cpu;
 /// What a product does, step by step, and so which instructions bound it.
 enum class operation {
   int8_mac,    ///< a product of two 8-bit integers, added up
-  look_up,     ///< the sum of 4 numbers with signs, looked up and added: counted as 4 products
+  look_up,     ///< the sum of 5 numbers with signs, looked up and added: counted as 5 products
   bit_mac,     ///< and + popcount + add: one bit times one bit
   float_mac,   ///< a fused multiply-add of floats
   double_fma,  ///< of doubles, fused where that is the contract

@@ -61,9 +61,20 @@ struct product_state {
     for (index_t i = 0; i < sampled_output::count; ++i) {
       const auto [t, n] = sampled_output::number(i, shape);
       std::int32_t sum = 0;
-      for (index_t k = 0; k < shape.cols; k += 4) {
-        const std::uint64_t word = weights->signs.row(0, n)[k / layout::word_bits];
-        sum += scalar.tables(t)[4 * k + (word >> (k % layout::word_bits) & 15U)] - 128;
+      const auto signs = weights->signs.row(0, n);
+      for (index_t k = 0; k < shape.cols; k += 5) {
+        // The sign of the fifth column, and which of the other four are like it. A column that is
+        // not there is zero, whatever its sign.
+        unsigned bits = 0;
+        for (index_t j = 0; j < 5 && k + j < shape.cols; ++j) {
+          const index_t at = k + j;
+          bits |=
+              static_cast<unsigned>(signs[at / layout::word_bits] >> at % layout::word_bits & 1U)
+              << j;
+        }
+        const unsigned pattern = (bits < 16 ? ~bits : bits) & 15U;
+        const std::int32_t q = scalar.tables(t)[k / 5 * 16 + pattern] - 128;
+        sum += bits < 16 ? -q : q;
       }
       const float expected = scalar.step(t) * static_cast<float>(sum);
       const float found = y[t * shape.rows + n];

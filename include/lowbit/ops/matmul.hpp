@@ -5,7 +5,7 @@
 //                to float rounding.
 //   int8         activations become int8 codes and meet codes (kernels/code_gemm) or, where a
 //                format has planes only, scaled bit planes (the same kernel: "plane_gemm"). With
-//                signs alone they become tables of sums of 4, of 8 bits each (kernels/sign_gemm).
+//                signs alone they become tables of sums of 5, of 8 bits each (kernels/sign_gemm).
 //   bit_serial   activations become bit planes and meet bit planes (kernels/bit_gemm).
 //
 // A tensor made of parts (composite_operand: decorators) does in floats what it must beside, and
@@ -18,7 +18,7 @@
 //
 // The cost model counts vector operations of 512 bits for 64 products:
 //   int8         2 for each plane of codes: one to unpack, one to multiply (measured: 1.9 to 2.6);
-//                0.6 for signs: a look-up and a sum for 256 products, and their indices
+//                0.6 for signs: a look-up and a sum for 320 products, and their indices and factors
 //   bit_serial   0.6 for each pair of a weight and an activation plane: AND, popcount and add take
 //                3 for 512 products, on CPUs with one popcount unit the time of 5
 // and a path that needs fewer wins. Measured figures: kernels/*/README.md, docs/performance.md.
@@ -348,13 +348,14 @@ void matmul_bit_serial(matrix_view<const float> x, const T& w, matrix_view<float
       [&](row_range rows) { multiply_tile(w, rows, codes, planes, y, run); });
 }
 
-/// Packs and multiplies tile by tile, so that memory stays bounded.
+/// Packs and multiplies block by block, so that memory stays bounded.
 template <sign_operand T>
 void matmul_int8(matrix_view<const float> x, const T& w, matrix_view<float> y,
                  const kernels::context& ctx, const activation_quantization& how) {
   const kernels::sign_activations tables(x, how.bits, ctx);
   const kernels::context serial = ctx.serial();
-  kernels::parallel_for_blocks(ctx, w.shape().rows, kernels::sign_tile_rows, [&](row_range rows) {
+  constexpr index_t block = kernels::sign_block_tiles * kernels::sign_tile_rows;
+  kernels::parallel_for_blocks(ctx, w.shape().rows, block, [&](row_range rows) {
     kernels::sign_gemm(pack(w, rows, serial), tables, y.middle_cols(rows.begin, rows.end), serial);
   });
 }

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -74,9 +75,9 @@ inline void check_sign_tables(findings& list, sign_pattern pattern, index_t coun
   add(list, name("limit"), is_number ? found_limit == limit : found_limit >= 0x7f800000U,
       "the limit's bits are ", found_limit, " instead of ", limit, "; seed ", seed);
   if (!is_number) return;
-  const index_t groups = div_up(count, 32) * 8 + 8 * extra;
+  const index_t groups = div_up(count, 40) * 8 + 8 * extra;
   float inverse = 127.0F / std::bit_cast<float>(limit);
-  // Whole and half numbers come of integers, whatever their limit (at most 124).
+  // Whole and half numbers come of integers, whatever their limit (at most 155).
   if (pattern == sign_pattern::ties) inverse = 0.5F;
   if (!(inverse <= std::numeric_limits<float>::max())) inverse = 0.0F;
   constexpr index_t guard = 64;
@@ -119,7 +120,8 @@ class sign_block_trial {
       const std::uint64_t bits = random_bits(seed, i);
       // Rows whose signs are all alike, too.
       const index_t row = i % (c.tiles * rows);
-      signs_[i] = static_cast<std::uint8_t>(row % 16 == 3 ? 15 : row % 16 == 4 ? 0 : bits & 15U);
+      constexpr std::uint8_t alike[] = {0, 15, 16, 31};
+      signs_[i] = row % 16 < 4 ? alike[row % 16] : static_cast<std::uint8_t>(bits & 31U);
     }
     for (index_t i = 0; i < tables_.size(); ++i) {
       const std::uint64_t bits = random_bits(seed + 1, i);
@@ -138,7 +140,8 @@ class sign_block_trial {
           std::int32_t sum = 0;
           for (index_t g = 0; g < case_.groups; ++g) {
             const std::uint8_t* const table = tables_.data() + t * stride() + g * 16;
-            sum += table[signs_[g * case_.tiles * rows + tile * rows + r]] - 128;
+            const unsigned signs = signs_[g * case_.tiles * rows + tile * rows + r];
+            sum += (signs < 16 ? 1 : -1) * (table[signs % 16] - 128);
           }
           sums.push_back(sum);
         }
@@ -188,29 +191,47 @@ class sign_block_trial {
 
   /// The stream, bit by bit.
   [[nodiscard]] aligned_buffer<std::uint8_t> packed(index_t w) const {
-    aligned_buffer<std::uint8_t> weights(case_.tiles * case_.groups * rows / 2);
-    index_t at = 0;  // where the tile of a chunk begins
+    constexpr index_t head = 4 * rows;
+    aligned_buffer<std::uint8_t> weights(case_.tiles * (head + case_.groups * rows * 5 / 8));
+    index_t at = case_.tiles * head;  // where the tile of a chunk begins
     for (index_t chunk = 0; chunk < case_.groups; chunk += kernels::sign_chunk_groups) {
       const index_t count = std::min(kernels::sign_chunk_groups, case_.groups - chunk);
       for (index_t tile = 0; tile < case_.tiles; ++tile) {
         for (index_t g = 0; g < count; ++g) {
-          const index_t step = g / (2 * w);
-          const index_t within = g % (2 * w);
+          std::uint8_t* const step = &weights[at + g / 8 * 5 * rows];
           for (index_t r = 0; r < rows; ++r) {
             const unsigned signs = signs_[(chunk + g) * case_.tiles * rows + tile * rows + r];
-            std::uint8_t& byte = weights[at + (step * rows + r) * w + within % w];
-            byte = static_cast<std::uint8_t>(byte | signs << (within < w ? 0U : 4U));
+            put_pattern(step, w, g % 8, r, signs % 16);
+            if (signs < 16) continue;
+            put_minus(step + 4 * rows, w, g % 8, r);
+            std::uint32_t negatives = 0;
+            std::uint8_t* const count_of_row = &weights[tile * head + 4 * r];
+            std::memcpy(&negatives, count_of_row, 4);
+            ++negatives;
+            std::memcpy(count_of_row, &negatives, 4);
           }
         }
-        at += count * rows / 2;
+        at += count * rows * 5 / 8;
       }
     }
     return weights;
   }
 
+  static void put_pattern(std::uint8_t* step, index_t w, index_t g, index_t r,
+                          unsigned pattern) noexcept {
+    std::uint8_t& byte = step[(g / (2 * w) * rows + r) * w + g % w];
+    byte = static_cast<std::uint8_t>(byte | pattern << (g % (2 * w) < w ? 0U : 4U));
+  }
+  /// A register has the rows side by side, w groups of each; the next one's bits are below.
+  static void put_minus(std::uint8_t* signs, index_t w, index_t g, index_t r) noexcept {
+    const index_t patterns = w == 1 ? g : r / 16 * 2 + g / 4;
+    std::uint8_t& byte = signs[w == 1 ? r : r % 16 * 4 + g % 4];
+    byte = static_cast<std::uint8_t>(byte | 128U >> patterns);
+  }
+
   sign_block_case case_;
   std::uint64_t seed_;
-  std::vector<std::uint8_t> signs_;  // [group][tile][row], 4 bits each
+  std::vector<std::uint8_t> signs_;  // [group][tile][row]: pattern, 16 more if minus
   aligned_buffer<std::uint8_t> tables_;
 };
 
@@ -249,7 +270,7 @@ inline void check_sign_block(findings& list, const sign_block_case& c, std::uint
   for (const sign_pattern pattern :
        {sign_pattern::normal, sign_pattern::wide, sign_pattern::ties, sign_pattern::huge,
         sign_pattern::denormal, sign_pattern::zeros, sign_pattern::special}) {
-    for (index_t count = 1; count <= 150; ++count) {
+    for (index_t count = 1; count <= 170; ++count) {
       detail::check_sign_tables(list, pattern, count, count % 5 == 0 ? count % 3 : 0,
                                 seed + list.size(), v.run);
     }

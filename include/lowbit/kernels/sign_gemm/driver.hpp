@@ -1,13 +1,14 @@
 // kernels/sign_gemm/driver.hpp: packing, blocking and tails of signs x activations. Layer L2.
 //
-//   y[t][n] = step_t * float(sum over groups g of q(t, g, signs of row n in g))
+//   y[t][n] = step_t * float(sum over groups g of sign(n, g) * q(t, g, pattern of row n in g))
 //
 // Baseline code: the variant is chosen once per call. Rows are padded to tiles of 64, columns to
-// multiples of 32.
+// multiples of 40.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -24,26 +25,25 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 
 namespace detail {
 
-/// Groups of 4 that `cols` columns take, padding included.
+/// Groups of 5 that `cols` columns take, padding included.
 [[nodiscard]] inline index_t sign_groups(index_t cols) {
-  const index_t groups =
-      div_up(cols, sign_group_columns * sign_group_multiple) * sign_group_multiple;
+  const index_t groups = div_up(cols, sign_group_columns * sign_step_groups) * sign_step_groups;
   LOWBIT_CHECK(groups <= sign_max_groups, shape, cols, " columns are more than ",
                sign_max_groups * sign_group_columns, ", which sums of signs take");
   return groups;
 }
 
-/// The 4 lowest groups of 4 bits, each as a byte.
-[[nodiscard]] constexpr std::uint32_t spread_nibbles(std::uint32_t x) noexcept {
-  x &= 0xffffU;
-  x = (x | x << 8U) & 0x00ff00ffU;
-  return (x | x << 4U) & 0x0f0f0f0fU;
+/// The 8 lowest groups of 5 bits, each as a byte.
+[[nodiscard]] constexpr std::uint64_t spread_fives(std::uint64_t x) noexcept {
+  x = (x & 0xfffffU) | (x & 0xfffff00000U) << 12U;
+  x = (x & 0x000003ff000003ffU) | (x & 0x000ffc00000ffc00U) << 6U;
+  return (x & 0x001f001f001f001fU) | (x & 0x03e003e003e003e0U) << 3U;
 }
 
 }  // namespace detail
 
-/// Signs packed for sign_gemm, a bit each: [block][chunk][tile][step] as contract.hpp says, for the
-/// variant that was best when they were packed. In memory only. Reading is thread-safe.
+/// Signs packed for sign_gemm, a bit each and 32 for a row, as contract.hpp says, for the variant
+/// that was best when they were packed. In memory only. Reading is thread-safe.
 class packed_signs {
  public:
   packed_signs() noexcept = default;
@@ -79,42 +79,70 @@ class packed_signs {
   }
 
  private:
-  [[nodiscard]] index_t tile_bytes() const noexcept { return groups_ / 2 * sign_tile_rows; }
+  [[nodiscard]] index_t tile_bytes() const noexcept {
+    return sign_head_bytes + groups_ / sign_step_groups * sign_step_bytes;
+  }
 
   void pack_tile(const layout::bit_matrix& signs, index_t first_row, index_t tile) noexcept {
     const index_t first = tile * sign_tile_rows;
     const index_t count = std::min(sign_tile_rows, shape_.rows - first);
     const index_t block = tile / sign_block_tiles;
+    const index_t of_block = tile % sign_block_tiles;
     std::uint8_t* out = bytes_.data() + block * sign_block_tiles * tile_bytes();
+    std::uint8_t* const head = out + of_block * sign_head_bytes;
+    std::array<std::uint32_t, sign_tile_rows> negatives{};
+    out += tiles(block) * sign_head_bytes;
     for (index_t chunk = 0; chunk < groups_; chunk += sign_chunk_groups) {
-      const index_t groups = std::min(sign_chunk_groups, groups_ - chunk);
-      const index_t bytes = groups / 2 * sign_tile_rows;
-      std::uint8_t* const mine = out + tile % sign_block_tiles * bytes;
+      const index_t steps = std::min(sign_chunk_groups, groups_ - chunk) / sign_step_groups;
       for (index_t r = 0; r < count; ++r) {
         // A row of the canonical layout has whole words, zero behind its columns.
-        const std::uint64_t* const words = signs.row(0, first_row + first + r).data();
-        pack_row(reinterpret_cast<const std::byte*>(words) + chunk / 2, groups, r, mine);
+        const auto bytes = std::as_bytes(signs.row(0, first_row + first + r));
+        negatives[r] += pack_row(bytes.subspan(chunk * sign_group_columns / 8), steps, r,
+                                 out + of_block * steps * sign_step_bytes);
       }
-      out += tiles(block) * bytes;
+      out += tiles(block) * steps * sign_step_bytes;
     }
+    std::memcpy(head, negatives.data(), sign_head_bytes);
   }
 
-  /// Some groups, a multiple of 8, of a row of a tile.
-  void pack_row(const std::byte* signs, index_t groups, index_t r,
-                std::uint8_t* out) const noexcept {
-    for (index_t i = 0; i < groups / sign_group_multiple; ++i) {
-      std::uint32_t eight = 0;
-      std::memcpy(&eight, signs + 4 * i, 4);
-      if (interleave_ == 4) {
-        const std::uint32_t step =
-            detail::spread_nibbles(eight) | detail::spread_nibbles(eight >> 16U) << 4U;
-        std::memcpy(out + (i * sign_tile_rows + r) * 4, &step, 4);
+  /// Some steps of a row of a tile; returns how many of their groups are minus.
+  std::uint32_t pack_row(std::span<const std::byte> signs, index_t steps, index_t r,
+                         std::uint8_t* out) const noexcept {
+    constexpr index_t step_bytes = sign_group_columns * sign_step_groups / 8;
+    std::uint64_t negatives = 0;
+    for (index_t i = 0; i < steps; ++i, out += sign_step_bytes) {
+      std::uint64_t forty = 0;
+      const index_t left = signs.size() - i * step_bytes;
+      if (left >= 8) {
+        std::memcpy(&forty, &signs[i * step_bytes], 8);
       } else {
-        for (index_t j = 0; j < 4; ++j) {
-          out[(4 * i + j) * sign_tile_rows + r] = static_cast<std::uint8_t>(eight >> (8 * j));
+        std::memcpy(&forty, &signs[i * step_bytes], left);
+      }
+      // A byte for each group.
+      constexpr std::uint64_t ones = 0x0101010101010101U;
+      const std::uint64_t fives = detail::spread_fives(forty);
+      const std::uint64_t minus = ~fives >> 4U & ones;
+      const std::uint64_t patterns = (fives & 15U * ones) ^ minus * 15U;
+      negatives += minus * ones >> 56U;
+      std::uint8_t* const factors = out + sign_pattern_bytes;
+      if (interleave_ == 4) {
+        const auto two = static_cast<std::uint32_t>(patterns | patterns >> 28U);
+        std::memcpy(out + 4 * r, &two, 4);
+        const index_t bit = 7 - r / 16 * 2;  // of four groups; the bit below is of the other four
+        std::uint32_t all = 0;
+        std::memcpy(&all, factors + r % 16 * 4, 4);
+        all |= static_cast<std::uint32_t>(minus << bit | minus >> 32U << (bit - 1));
+        std::memcpy(factors + r % 16 * 4, &all, 4);
+      } else {
+        for (index_t s = 0; s < 4; ++s) {
+          const std::uint64_t two = patterns >> (16 * s);
+          out[s * sign_tile_rows + r] = static_cast<std::uint8_t>(two | two >> 4U);
         }
+        // Byte g, which is 0 or 1, becomes bit 7 - g.
+        factors[r] = static_cast<std::uint8_t>(minus * 0x8040201008040201U >> 56U);
       }
     }
+    return static_cast<std::uint32_t>(negatives);
   }
 
   shape2 shape_;
@@ -123,9 +151,10 @@ class packed_signs {
   aligned_buffer<std::uint8_t> bytes_;
 };
 
-/// Activations [tokens, K] as tables of what the signs of 4 columns can sum to, with a step per
+/// Activations [tokens, K] as tables of what the signs of 5 columns can sum to, with a step per
 /// token: step = limit / qmax with qmax = 2^(bits-1) - 1, where limit is the largest sum of
-/// magnitudes of a group (steps as in activations/levels.hpp). The tables take 4 bytes per column.
+/// magnitudes of a group (steps as in activations/levels.hpp). The tables take 16 bytes per 5
+/// columns.
 ///
 /// Reading is thread-safe. An object that is assigned again keeps its memory, and allocates none if
 /// that is large enough: keep one for each thread that calls products.
@@ -139,7 +168,7 @@ class sign_activations {
   }
 
   /// Makes the tables of x. Refuses NaN/Inf, with token and channel, activations so large that a
-  /// sum of 4 or a level is no float, and bits outside 2..8 (value); then the content is
+  /// sum of 5 or a level is no float, and bits outside 2..8 (value); then the content is
   /// unspecified until the next assign(). Uses ctx's executor when there are many tokens; the
   /// result never depends on it.
   void assign(matrix_view<const float> x, unsigned bits, const context& ctx) {
