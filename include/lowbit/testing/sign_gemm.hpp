@@ -276,7 +276,6 @@ inline void check_sign_block(findings& list, const sign_block_case& c, std::uint
     }
     detail::check_sign_tables(list, pattern, 1000, 0, seed + list.size(), v.run);
   }
-  constexpr index_t chunk = kernels::sign_chunk_groups;
   for (const index_t groups : {index_t{8}, index_t{16}, index_t{24}, index_t{40}}) {
     for (index_t tokens = 1; tokens <= 9; ++tokens) {
       for (index_t tiles = 1; tiles <= kernels::sign_block_tiles; ++tiles) {
@@ -286,8 +285,8 @@ inline void check_sign_block(findings& list, const sign_block_case& c, std::uint
       }
     }
   }
-  // Long sums of the largest entries; more than a chunk.
-  for (const index_t groups : {chunk - 8, chunk, chunk + 8, 3 * chunk + 16}) {
+  // Long sums of the largest entries, around lengths that 16 bits take.
+  for (const index_t groups : {120U, 128U, 136U, 264U}) {
     for (const bool is_extreme : {false, true}) {
       for (const index_t tokens : {1U, 2U, 4U, 7U}) {
         detail::check_sign_block(list, {groups, 2, tokens, 64, is_extreme}, seed + list.size(),
@@ -295,6 +294,11 @@ inline void check_sign_block(findings& list, const sign_block_case& c, std::uint
       }
     }
   }
+  // More than a chunk.
+  constexpr index_t chunk = kernels::sign_chunk_groups;
+  detail::check_sign_block(list, {chunk, 1, 1}, seed + list.size(), v.run);
+  detail::check_sign_block(list, {chunk + 8, 2, 1, 64, true}, seed + list.size(), v.run);
+  detail::check_sign_block(list, {2 * chunk + 144, 2, 3, 64}, seed + list.size(), v.run);
   return list;
 }
 

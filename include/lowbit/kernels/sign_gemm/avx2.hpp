@@ -2,7 +2,7 @@
 //
 // A byte of a register is a row, the table of a group stands in both halves. The look-ups of two
 // groups are interleaved, so that vpmaddubsw with their signs adds the two of a row: 16 bits take
-// the sums of a chunk.
+// the sums of a run of 128 groups.
 #pragma once
 
 #include "lowbit/kernels/sign_gemm/contract.hpp"
@@ -99,7 +99,8 @@ inline constexpr index_t interleave = 1;
 inline constexpr index_t most_tokens = 4;
 inline constexpr index_t bias = 128;
 inline constexpr unsigned scale_bits = 0;
-static_assert(sign_chunk_groups * 255 < 32768, "16 bits take the sums of a chunk");
+inline constexpr index_t run_groups = 128;  // which 16 bits take the sums of
+static_assert(run_groups * 255 < 32768);
 
 LOWBIT_ALWAYS_INLINE ints look_up(const std::uint8_t* table, ints patterns) noexcept {
   const __m128i one = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
@@ -148,7 +149,7 @@ LOWBIT_ALWAYS_INLINE void add_step(const std::uint8_t* weights, const std::uint8
   }
 }
 
-/// 32 or 64 rows of a tile.
+/// 32 or 64 rows of a tile, a run of groups.
 template <index_t Tokens, index_t Registers>
 LOWBIT_ALWAYS_INLINE void add_rows(const std::uint8_t* weights, const std::uint8_t* tables,
                                    index_t table_stride, std::int32_t* sums, index_t groups,
@@ -192,11 +193,16 @@ template <index_t Tokens>
 LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8_t* tables,
                                    index_t table_stride, std::int32_t* sums, index_t groups,
                                    index_t prefetch) noexcept {
-  if constexpr (Tokens == 1) {
-    add_rows<Tokens, 2>(weights, tables, table_stride, sums, groups, prefetch);
-  } else {  // each half prefetches half of the lines
-    add_rows<Tokens, 1>(weights, tables, table_stride, sums, groups, prefetch);
-    add_rows<Tokens, 1>(weights + 32, tables, table_stride, sums + 32, groups, prefetch + 128);
+  for (index_t g = 0; g < groups; g += run_groups) {
+    const index_t count = groups - g < run_groups ? groups - g : run_groups;
+    if constexpr (Tokens == 1) {
+      add_rows<Tokens, 2>(weights, tables, table_stride, sums, count, prefetch);
+    } else {  // each half prefetches half of the lines
+      add_rows<Tokens, 1>(weights, tables, table_stride, sums, count, prefetch);
+      add_rows<Tokens, 1>(weights + 32, tables, table_stride, sums + 32, count, prefetch + 128);
+    }
+    weights += run_groups / sign_step_groups * sign_step_bytes;
+    tables += run_groups * sign_table_bytes;
   }
 }
 

@@ -16,8 +16,8 @@
 //   integers,
 //           for the rows of a block (1 to 4 tiles of 64 rows) and some tokens
 //
-// The packed stream of a block is a head and [chunk][tile][step]: 128 groups (the last chunk may
-// have fewer) of one tile after the other, so that the tables of a chunk stay in the L1 cache while
+// The packed stream of a block is a head and [chunk][tile][step]: 1024 groups (the last chunk may
+// have fewer) of one tile after the other, so that the tables of a chunk stay in a cache while
 // the tiles pass. The head has the number of negative signs of each row, as 32 bits (padding
 // included): what 128 sums up to. A step is 64 rows x 8 groups, 320 bytes. With an interleave of w,
 //   byte (s * 64 + r) * w + j of the first 256 has the patterns of row r for the groups
@@ -46,7 +46,7 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 
 inline constexpr index_t sign_tile_rows = 64;
 inline constexpr index_t sign_block_tiles = 4;
-inline constexpr index_t sign_chunk_groups = 128;
+inline constexpr index_t sign_chunk_groups = 1024;
 inline constexpr index_t sign_group_columns = 5;
 inline constexpr index_t sign_table_bytes = 16;  ///< of a group
 inline constexpr index_t sign_step_groups = 8;   ///< groups are padded to a multiple

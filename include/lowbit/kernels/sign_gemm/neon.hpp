@@ -69,7 +69,8 @@ inline constexpr index_t registers = sign_tile_rows / 16;  // of a group
 inline constexpr index_t most_tokens = 2;
 inline constexpr index_t bias = 0;
 inline constexpr unsigned scale_bits = 0;
-static_assert(sign_chunk_groups * 127 < 32768, "16 bits take the sums of a chunk");
+inline constexpr index_t run_groups = 256;  // which 16 bits take the sums of
+static_assert(run_groups * 127 < 32768);
 
 /// The table of a group, less 128.
 LOWBIT_ALWAYS_INLINE uint8x16_t load_table(const std::uint8_t* table) noexcept {
@@ -88,9 +89,9 @@ LOWBIT_ALWAYS_INLINE void add_eight(std::int32_t* sums, int16x8_t narrow) noexce
 }
 
 template <index_t Tokens>
-LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8_t* tables,
-                                   index_t table_stride, std::int32_t* sums, index_t groups,
-                                   index_t prefetch) noexcept {
+LOWBIT_ALWAYS_INLINE void add_run(const std::uint8_t* weights, const std::uint8_t* tables,
+                                  index_t table_stride, std::int32_t* sums, index_t groups,
+                                  index_t prefetch) noexcept {
   int16x8_t low_rows[Tokens][registers];
   int16x8_t high_rows[Tokens][registers];
   LOWBIT_UNROLL
@@ -137,6 +138,18 @@ LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8
       add_eight(out, low_rows[t][i]);
       add_eight(out + 8, high_rows[t][i]);
     }
+  }
+}
+
+template <index_t Tokens>
+LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8_t* tables,
+                                   index_t table_stride, std::int32_t* sums, index_t groups,
+                                   index_t prefetch) noexcept {
+  for (index_t g = 0; g < groups; g += run_groups) {
+    const index_t count = groups - g < run_groups ? groups - g : run_groups;
+    add_run<Tokens>(weights, tables, table_stride, sums, count, prefetch);
+    weights += run_groups / sign_step_groups * sign_step_bytes;
+    tables += run_groups * sign_table_bytes;
   }
 }
 
