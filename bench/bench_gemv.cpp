@@ -40,6 +40,7 @@ const bench::registration gemv([] {
     register_dbf_product(envelope_rank, 1.0, large, true);
     register_dbf_product(envelope_rank, 1.0, large, false);
   }
+  for (const unsigned planes : {1U, 2U}) register_envelope_product(planes, 1, large, true);
   register_eigen_baseline(large, true);
   register_dot_baseline(large, true);
   register_dequantize_baseline(4, 64, large, true);

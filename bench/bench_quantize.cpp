@@ -3,7 +3,8 @@
 //   quantize/<format>/<name=value,...>/N<n>_K<k>
 //
 // Every format of formats::all with its default options, the uniform format over bits, symmetry and
-// range method, and SBVR over planes, scales, bases and ways of storing coefficients. Weights are a
+// range method, SBVR over planes, scales, bases and ways of storing coefficients, formats of sign
+// factors over ranks and bits. Weights are a
 // seeded standard normal. Counters: weights_per_second, bits_per_weight (everything stored),
 // relative_mse, and db_above_bound: how far that error lies above 4^-bits_per_weight, the least
 // that any code of so many bits can leave of a normal distribution. So speed is never read without
@@ -95,9 +96,27 @@ void add_sbvr() {
   }
 }
 
+void add_factors() {
+  for (const unsigned rank : {1U, 2U, 4U}) {
+    for (const double bits : {1.0, 1.5, 2.0}) {
+      const formats::dbf_quantizer q{.params = {.envelope_rank = rank},
+                                     .fit = {.target_bits = bits}};
+      add(q, 512);
+    }
+  }
+  for (const unsigned planes : {1U, 2U, 3U}) {
+    for (const unsigned rank : {1U, 2U}) {
+      add(formats::envelope_quantizer{.params = {.planes = planes, .envelope_rank = rank}}, 1024);
+    }
+  }
+}
+
 void add_all() {
-  formats::all::for_each([]<class Q>(std::type_identity<Q>) { add(Q{}, 4096); });
+  // A fit of a matrix as a whole takes minutes at 4096.
+  formats::all::for_each(
+      []<class Q>(std::type_identity<Q>) { add(Q{}, ptq::matrix_quantizer<Q> ? 1024 : 4096); });
   add_sbvr();
+  add_factors();
   using formats::range_method;
   for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
     for (const unsigned bits : {1U, 2U, 3U, 4U, 8U}) {

@@ -1,6 +1,8 @@
 // factor_products.cpp: random factors, packed, and the check of their product.
 #include "factor_products.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <list>
 #include <memory>
 #include <utility>
@@ -8,6 +10,7 @@
 
 #include "lowbit/core/random.hpp"
 #include "lowbit/formats/dbf/tensor.hpp"
+#include "lowbit/formats/envelope/tensor.hpp"
 #include "lowbit/ops/matmul.hpp"
 #include "packed_product.hpp"
 
@@ -18,6 +21,8 @@ namespace {
 using lowbit::detail::message;
 using lowbit::formats::dbf;
 using lowbit::formats::dbf_tensor;
+using lowbit::formats::envelope;
+using lowbit::formats::envelope_tensor;
 
 void randomize(lowbit::layout::enveloped_signs& f, std::uint64_t seed) {
   const lowbit::shape2 shape = f.shape();
@@ -40,17 +45,21 @@ void randomize(lowbit::layout::enveloped_signs& f, std::uint64_t seed) {
 }
 
 /// A copy of the weights: packed signs, and the tensor, to whose envelopes products come back.
+template <class T>
 struct weight_copy {
-  weight_copy(const dbf_tensor& from, const kernels::context& ctx)
+  weight_copy(const T& from, const kernels::context& ctx)
       : tensor(from), packed(lowbit::ops::pack(tensor, ctx)) {}
 
-  dbf_tensor tensor;
-  lowbit::ops::packed_parts<dbf_tensor> packed;
+  T tensor;
+  lowbit::ops::packed_parts<T> packed;
 };
-using weight_copies = std::list<weight_copy>;  // which stay where they are
+template <class T>
+using weight_copies = std::list<weight_copy<T>>;  // which stay where they are
 
+template <class T>
 struct product_state {
-  product_state(std::shared_ptr<const weight_copies> from, product_shape of, cpu::cpu_set allowed)
+  product_state(std::shared_ptr<const weight_copies<T>> from, product_shape of,
+                cpu::cpu_set allowed)
       : weights(std::move(from)),
         next(weights->begin()),
         shape(of),
@@ -84,13 +93,55 @@ struct product_state {
     return {};
   }
 
-  std::shared_ptr<const weight_copies> weights;
-  weight_copies::const_iterator next;
+  std::shared_ptr<const weight_copies<T>> weights;
+  typename weight_copies<T>::const_iterator next;
   product_shape shape;
   kernels::context ctx;
   kernels::workspace scratch;
   std::vector<float> x, y;
 };
+
+/// One product for each variant. make() makes the tensor, which stores `bits`; `look_ups` are the
+/// products that a look-up does a few of, for each weight.
+template <class T, class Make>
+void register_factor_product(const std::string& format, std::uint64_t bits, double look_ups,
+                             product_shape shape, bool cold, const Make& make) {
+  const double bytes = static_cast<double>(bits) / 8.0;
+  const auto planes = std::max(
+      1.0, std::round(static_cast<double>(bits) / static_cast<double>(shape.rows * shape.cols)));
+  for (const auto& v : kernels::sign_gemm_variants) {
+    // The last one of lowbit's table is the oracle.
+    if (v.run == std::end(kernels::sign_gemm_variants)[-1].run) continue;
+    const auto prepare = [=, needs = v.needs, variant = v.name] {
+      const auto copy = [&] {
+        const T tensor = make();
+        kernels::context ctx = allowed_context();
+        ctx.allowed = needs;
+        weight_copies<T> copies;
+        for (index_t i = copies_of(bytes, cold); i > 0; --i) copies.emplace_back(tensor, ctx);
+        return copies;
+      };
+      auto weights = cached(message(format, "/", bits, "/N", shape.rows, "_K", shape.cols,
+                                    cold ? "/cold/" : "/warm/", variant),
+                            copy);
+      const auto state = std::make_shared<product_state<T>>(std::move(weights), shape, needs);
+      return prepared_product{.run = [state] { state->run(); },
+                              .check = [state] { return state->check(); },
+                              .weight_bytes = bytes};
+    };
+    register_product({.family = "sign_gemm",
+                      .format = format,
+                      .weight_bits = static_cast<unsigned>(planes),
+                      .activation_bits = 8,
+                      .variant = std::string(v.name),
+                      .shape = shape,
+                      .cold = cold,
+                      .needs = v.needs,
+                      .what = operation::look_up,
+                      .steps_per_mac = look_ups,
+                      .prepare = prepare});
+  }
+}
 
 }  // namespace
 
@@ -99,45 +150,30 @@ void register_dbf_product(unsigned envelope_rank, double target_bits, product_sh
   dbf::params params{.envelope_rank = envelope_rank};
   const lowbit::shape2 matrix{shape.rows, shape.cols};
   params.middle = dbf::middle_for(matrix, target_bits, params);
-  const double bytes = static_cast<double>(dbf::stored_bits(matrix, params)) / 8.0;
-  // The last one of lowbit's table is the oracle.
-  for (const auto& v : kernels::sign_gemm_variants) {
-    if (v.run == std::end(kernels::sign_gemm_variants)[-1].run) continue;
-    const auto prepare = [=, needs = v.needs] {
-      auto weights = cached(message("dbf/l", envelope_rank, "/r", params.middle, "/N", shape.rows,
-                                    "_K", shape.cols, cold ? "/cold/" : "/warm/", v.name),
-                            [&] {
-                              dbf_tensor t(matrix, params);
-                              randomize(t.input_factor(0), 8);
-                              randomize(t.output_factor(0), 16);
-                              kernels::context ctx = allowed_context();
-                              ctx.allowed = needs;
-                              weight_copies copies;
-                              for (index_t i = copies_of(bytes, cold); i > 0; --i) {
-                                copies.emplace_back(t, ctx);
-                              }
-                              return copies;
-                            });
-      const auto state = std::make_shared<product_state>(std::move(weights), shape, needs);
-      return prepared_product{.run = [state] { state->run(); },
-                              .check = [state] { return state->check(); },
-                              .weight_bytes = bytes};
-    };
-    register_product({.family = "sign_gemm",
-                      .format = message("dbf_l", envelope_rank),
-                      .weight_bits = 1,
-                      .activation_bits = 8,
-                      .variant = std::string(v.name),
-                      .shape = shape,
-                      .cold = cold,
-                      .needs = v.needs,
-                      .what = operation::look_up,
-                      // Two factors of `middle` rows or columns, and l right-hand sides.
-                      .steps_per_mac = static_cast<double>(envelope_rank * params.middle) *
-                                       static_cast<double>(shape.rows + shape.cols) /
-                                       static_cast<double>(shape.rows * shape.cols),
-                      .prepare = prepare});
-  }
+  // Two factors of `middle` rows or columns, and l right-hand sides.
+  const double look_ups = static_cast<double>(envelope_rank * params.middle) *
+                          static_cast<double>(shape.rows + shape.cols) /
+                          static_cast<double>(matrix.size());
+  register_factor_product<dbf_tensor>(message("dbf_l", envelope_rank),
+                                      dbf::stored_bits(matrix, params), look_ups, shape, cold, [=] {
+                                        dbf_tensor t(matrix, params);
+                                        randomize(t.input_factor(0), 8);
+                                        randomize(t.output_factor(0), 16);
+                                        return t;
+                                      });
+}
+
+void register_envelope_product(unsigned planes, unsigned envelope_rank, product_shape shape,
+                               bool cold) {
+  const envelope::params params{.planes = planes, .envelope_rank = envelope_rank};
+  const lowbit::shape2 matrix{shape.rows, shape.cols};
+  register_factor_product<envelope_tensor>(
+      message("envelope_r", envelope_rank), envelope_tensor(matrix, params).storage_bits(),
+      static_cast<double>(planes * envelope_rank), shape, cold, [=] {
+        envelope_tensor t(matrix, params);
+        for (unsigned p = 0; p < planes; ++p) randomize(t.plane(p), 8 * (p + 1));
+        return t;
+      });
 }
 
 }  // namespace bench

@@ -12,4 +12,8 @@ namespace bench {
 void register_dbf_product(unsigned envelope_rank, double target_bits, product_shape shape,
                           bool cold);
 
+/// The same with a sum of `planes` sign planes under envelopes of rank `envelope_rank`.
+void register_envelope_product(unsigned planes, unsigned envelope_rank, product_shape shape,
+                               bool cold);
+
 }  // namespace bench

@@ -39,6 +39,9 @@ need_packages() {
 # What it takes to build lowbit::io and the examples.
 readonly BUILD_PACKAGES=(cmake g++ ninja-build libeigen3-dev libxsimd-dev nlohmann-json3-dev
   libxxhash-dev libcli11-dev)
+# What it takes beside them to build examples/whisper.
+# shellcheck disable=SC2034
+readonly WHISPER_PACKAGES=(libkissfft-dev libsamplerate0-dev libsndfile1-dev pkg-config)
 # What it takes beside them to build and run all tests. Of libtbb-dev and libomp-dev (clang's OpenMP)
 # nothing but the tests of lowbit/executors/ has need.
 # shellcheck disable=SC2034

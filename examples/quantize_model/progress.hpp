@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -58,23 +59,38 @@ class progress {
                std::uint64_t total) {
     if (!visible_ || total == 0) return;
     const std::lock_guard lock(mutex_);
+    stage_start& at = stages_[std::string(name)];
+    if (at.stage != stage) at = {std::string(stage), std::chrono::steady_clock::now(), done};
     show(name);
-    std::fprintf(stderr, ": %.*s %.0f %%, peak %.0f MiB", static_cast<int>(stage.size()),
-                 stage.data(), 100.0 * static_cast<double>(done) / static_cast<double>(total),
-                 examples::peak_memory_mib());
+    std::fprintf(stderr, ": %.*s %.0f %%", static_cast<int>(stage.size()), stage.data(),
+                 100.0 * static_cast<double>(done) / static_cast<double>(total));
+    if (done > at.done) {
+      const double per_step = seconds_since(at.time) / static_cast<double>(done - at.done);
+      std::fprintf(stderr, " (%.0f s left)", per_step * static_cast<double>(total - done));
+    }
+    std::fprintf(stderr, ", peak %.0f MiB", examples::peak_memory_mib());
     std::fflush(stderr);
   }
 
  private:
+  /// Where the stage of a tensor was first heard of.
+  struct stage_start {
+    std::string stage = {};
+    std::chrono::steady_clock::time_point time = {};
+    std::uint64_t done = 0;
+  };
+
   void show(std::string_view name) const {
     const double elapsed = seconds_since(start_);
     const double done = static_cast<double>(done_weights_);
     const double total = static_cast<double>(weights_);
     const double rate = elapsed > 0.0 ? done / elapsed : 0.0;
-    std::fprintf(stderr, "\r\033[K[%zu/%zu] %3.0f %%  %6.2f M weights/s  %4.0f s left  %.*s",
-                 done_tensors_, tensors_, total > 0.0 ? 100.0 * done / total : 100.0, rate * 1e-6,
-                 rate > 0.0 ? (total - done) / rate : 0.0, static_cast<int>(name.size()),
-                 name.data());
+    std::fprintf(stderr, "\r\033[K[%zu/%zu] %3.0f %%  ", done_tensors_, tensors_,
+                 total > 0.0 ? 100.0 * done / total : 100.0);
+    if (rate > 0.0) {  // unknown before the first tensor is done
+      std::fprintf(stderr, "%6.2f M weights/s  %4.0f s left  ", rate * 1e-6, (total - done) / rate);
+    }
+    std::fprintf(stderr, "%.*s", static_cast<int>(name.size()), name.data());
     std::fflush(stderr);
   }
 
@@ -85,6 +101,7 @@ class progress {
   std::mutex mutex_;
   std::size_t done_tensors_ = 0;
   std::uint64_t done_weights_ = 0;
+  std::map<std::string, stage_start> stages_;
 };
 
 }  // namespace quantize_model

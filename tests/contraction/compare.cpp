@@ -12,7 +12,7 @@ TEST_CASE("fused multiply-adds of the compiler change no byte") {
     const std::size_t of_uniform = 8U * 3 * 2 * 4 * 3 * 4;
     const std::size_t of_sbvr = 8U * 2 * 2 * 3 * 3 * 2;
     const std::size_t of_replicas = 3U * 2 * 2;
-    REQUIRE(expected.size() == of_uniform + of_sbvr + of_replicas + 6);
+    REQUIRE(expected.size() == of_uniform + of_sbvr + of_replicas + 9);
     REQUIRE(expected[0].setting == "factors");
     REQUIRE(actual.size() == expected.size());
     for (std::size_t i = 0; i < expected.size(); ++i) {

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <span>
+#include <utility>
 
 #include "lowbit/lowbit.hpp"
 
@@ -188,6 +189,39 @@ outcome replicas(const ptq::replicate_options& how, std::span<const float> impor
           std::move(all.bytes)};
 }
 
+/// Formats of sign factors, by the variants that need nothing; and a product.
+template <class Q>
+outcome sign_factors(const Q& q, const char* name) {
+  const auto w = weights(11);
+  const matrix_view<const float> view(w.data(), shape.rows, shape.cols);
+  const kernels::context ctx{.allowed = cpu::none};
+  aligned_buffer<float> importance(shape.cols);
+  for (index_t c = 0; c < shape.cols; ++c) importance[c] = random_uniform(12, c);
+  observers::moment_accumulator inputs(shape.cols);
+  for (int i = 0; i < 12; ++i) inputs.add(view, ctx);
+  auto moments = inputs.finish();
+  moments.shrink(0.5);
+  const calibration known{.importance = importance.span(),
+                          .hessian = std::as_const(moments).matrix()};
+  const auto t = [&] {
+    if constexpr (ptq::matrix_quantizer<Q>) {
+      return q.quantize(view, known, ctx, nullptr);
+    } else {
+      return q.quantize(view, known);
+    }
+  }();
+  collector all;
+  t.for_each_buffer(all);
+  aligned_buffer<float> values(shape.size());
+  t.dequantize({0, shape.rows}, {values.data(), shape.rows, shape.cols});
+  all.add(std::as_bytes(values.span()));
+  aligned_buffer<float> y(tokens * shape.rows);
+  ops::matmul(view.middle_rows({0, tokens}), t, {y.data(), tokens, shape.rows}, ctx,
+              {.path = ops::matmul_path::int8, .activations = ops::activation_quantization{}});
+  all.add(std::as_bytes(y.span()));
+  return {name, std::move(all.bytes)};
+}
+
 /// What error feedback computes: a weighted Hessian, factors of it and solutions, by the variant
 /// that needs nothing, so that std::fma is what is compiled.
 outcome factors() {
@@ -296,6 +330,12 @@ std::vector<outcome> UNIT() {
     }
   }
   run_sbvr(importance.span(), results);
+  formats::dbf_quantizer dbf{.params = {.middle = 4, .envelope_rank = 2}};
+  results.push_back(sign_factors(dbf, "dbf, Hessian"));
+  dbf.params.paths = 2;
+  results.push_back(sign_factors(dbf, "dbf, two paths"));
+  results.push_back(sign_factors(
+      formats::envelope_quantizer{.params = {.planes = 3, .envelope_rank = 2}}, "envelope"));
   for (unsigned bits = 1; bits <= 8; ++bits) {
     for (const auto kind : {symmetry::symmetric, symmetry::asymmetric, symmetry::offset}) {
       for (const auto type : {scale_type::fp32, scale_type::fp16}) {

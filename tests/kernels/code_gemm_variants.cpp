@@ -41,7 +41,7 @@ constexpr std::string_view tiers_with_a_variant[] = {
 
 }  // namespace
 
-TEST_CASE("code_gemm: every variant that this machine supports keeps the contract") {
+TEST_CASE("code_gemm: every variant that this machine supports keeps the contract", "[any_isa]") {
   lowbit_test::check_supported_variants<kernels::code_gemm_tile_fn>(
       kernels::code_gemm_variants, tiers_with_a_variant, 1500,
       [](const auto& v) { return testing::check_code_gemm_variant(v, 2024); });
@@ -54,7 +54,8 @@ TEST_CASE("code_gemm: the variant table is in order") {
   CHECK(testing::all_passed(found));
 }
 
-TEST_CASE("code_gemm: the suite meets every format, length, number of runs and of tokens") {
+TEST_CASE("code_gemm: the suite meets every format, length, number of runs and of tokens",
+          "[any_isa]") {
   const auto cases = testing::detail::code_gemm_cases();
   const auto has = [&](auto holds) { return std::any_of(cases.begin(), cases.end(), holds); };
   using testing::detail::code_gemm_case;
@@ -529,7 +530,7 @@ TEST_CASE("code_gemm: the conformance suite finds wrong variants", "[any_isa]") 
   CHECK(found.size() > 1500);
 }
 
-TEST_CASE("code_gemm: the conformance suite says what it saw") {
+TEST_CASE("code_gemm: the conformance suite says what it saw", "[any_isa]") {
   const auto says = [](kernels::code_gemm_tile_fn run, std::string_view text) {
     return first_failure(run).detail.find(text) != std::string::npos;
   };

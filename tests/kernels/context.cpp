@@ -188,3 +188,33 @@ TEST_CASE("select: the first entry that is allowed") {
   CHECK(table[1].is_supported(cpu::avx2_core));
   CHECK_FALSE(table[0].is_supported(cpu::avx2));
 }
+
+TEST_CASE("borrowed memory is the workspace's, nests, and is the same the next time") {
+  kernels::workspace scratch;
+  const kernels::context ctx{.scratch = &scratch};
+  const float* outer_memory = nullptr;
+  const float* inner_memory = nullptr;
+  for (int round = 0; round < 3; ++round) {
+    kernels::borrowed<float> outer(ctx, 1000);
+    kernels::borrowed<float> inner(ctx, 10);
+    outer.data()[999] = 1.0F;
+    inner.data()[9] = 2.0F;
+    CHECK(outer.data()[999] == 1.0F);
+    CHECK(outer.data() != inner.data());
+    if (round == 1) {
+      outer_memory = outer.data();
+      inner_memory = inner.data();
+    }
+    if (round == 2) {
+      CHECK((outer.data() == outer_memory || outer.data() == inner_memory));
+      CHECK((inner.data() == outer_memory || inner.data() == inner_memory));
+    }
+  }
+  // What is too small is replaced, and without a workspace memory is the borrower's own.
+  kernels::borrowed<double> larger(ctx, 100000);
+  larger.data()[99999] = 3.0;
+  CHECK(larger.data()[99999] == 3.0);
+  kernels::borrowed<double> own({}, 5);
+  own.data()[4] = 4.0;
+  CHECK(own.data()[4] == 4.0);
+}

@@ -50,6 +50,22 @@ concept group_codec = std::movable<C> && quantized_tensor<typename C::tensor> &&
   { t.set_codes(i, codes) } -> std::same_as<void>;
 };
 
+/// A group_codec with numbers that the groups of a row share, in which values are linear:
+///   value(code) = sum over i of number_i * row_term_i(code), rounded to float.
+///  * row_terms(): how many numbers a row has.
+///  * row_term(l, code, out): row_term_i(code) for each i, for levels l of a group of any row.
+///  * row_numbers(row, out), set_row_numbers(row, numbers): as they are stored; numbers that could
+///  not be legal are left as they were. Levels of the row's groups follow. For distinct rows.
+template <class C>
+concept row_codec = group_codec<C> &&
+    requires(const C& c, C& changed, index_t row, const typename C::levels& l, std::uint8_t code,
+             std::span<float> out, std::span<const float> numbers) {
+  { c.row_terms() } -> std::same_as<index_t>;
+  { c.row_term(l, code, out) } -> std::same_as<void>;
+  { c.row_numbers(row, out) } -> std::same_as<void>;
+  { changed.set_row_numbers(row, numbers) } -> std::same_as<void>;
+};
+
 /// A quantizer that codes groups of a row.
 ///  * prepare(weights, known, headroom): the codec of a matrix, with everything that its groups
 ///    share already chosen. The values that fit() meets may be up to `headroom` (>= 1) times larger

@@ -30,8 +30,30 @@ class workspace {
   /// Slot of one worker. Its content is unspecified.
   [[nodiscard]] std::span<std::byte> slot(index_t worker) noexcept { return slots_[worker].span(); }
 
+  /// At least `bytes` of unspecified content, which the taker gives back: see borrowed.
+  [[nodiscard]] aligned_buffer<std::byte> take(index_t bytes) {
+    spare_.reserve(spare_.size() + ++taken_);  // so that giving back cannot fail
+    const auto fitting = std::find_if(spare_.begin(), spare_.end(),
+                                      [&](const auto& b) { return b.size() >= bytes; });
+    aligned_buffer<std::byte> found;
+    if (fitting != spare_.end()) {
+      found = std::move(*fitting);
+      spare_.erase(fitting);
+    } else {
+      if (!spare_.empty()) spare_.pop_back();  // too small: replaced
+      found = aligned_buffer<std::byte>(bytes);
+    }
+    return found;
+  }
+  void give_back(aligned_buffer<std::byte> buffer) noexcept {
+    --taken_;
+    spare_.push_back(std::move(buffer));
+  }
+
  private:
   std::vector<aligned_buffer<std::byte>> slots_;
+  std::vector<aligned_buffer<std::byte>> spare_;
+  index_t taken_ = 0;
 };
 
 /// What a call may use. A cheap value; the executor and the workspace belong to the caller and must
@@ -78,6 +100,29 @@ struct context {
                  "' is unknown or not supported here; available: ", available);
     return *this;
   }
+};
+
+/// An array of unspecified content for the duration of a call, from the context's workspace if it
+/// has one. For the thread that makes the call, not for its tasks; calls inside may borrow, too.
+template <trivially_copyable T>
+class borrowed {
+ public:
+  borrowed(const context& ctx, index_t count)
+      : from_(ctx.scratch), buffer_(take(checked_mul(count, sizeof(T), "scratch"))) {}
+  borrowed(const borrowed&) = delete;
+  borrowed& operator=(const borrowed&) = delete;
+  ~borrowed() {
+    if (from_ != nullptr) from_->give_back(std::move(buffer_));
+  }
+  [[nodiscard]] T* data() noexcept { return reinterpret_cast<T*>(buffer_.data()); }
+
+ private:
+  [[nodiscard]] aligned_buffer<std::byte> take(index_t bytes) const {
+    return from_ != nullptr ? from_->take(bytes) : aligned_buffer<std::byte>(bytes);
+  }
+
+  workspace* from_;
+  aligned_buffer<std::byte> buffer_;
 };
 
 /// Calls run(task, worker) for every task on the context's executor, or serially without one.

@@ -80,16 +80,14 @@ class coding {
  public:
   using levels = typename C::levels;
 
-  /// The weights and the codec must outlive this.
-  coding(const C& codec, matrix_view<const float> weights)
-      : codec_(&codec),
-        weights_(weights),
-        group_size_(codec.group_size()),
-        groups_(group_size_ == 0 ? 0 : div_up(weights.cols(), group_size_)),
-        levels_(checked_mul(weights.rows(), groups_, "groups")),
-        codes_(weights.shape().size()) {}
+  /// The weights and the codec must outlive this. What rows of a codec share stays.
+  coding(const C& codec, matrix_view<const float> weights) : coding(codec, nullptr, weights) {}
+  /// The same, but refinement may change what rows of the codec share (row_codec).
+  coding(C& codec, matrix_view<const float> weights) : coding(codec, &codec, weights) {}
 
   [[nodiscard]] const C& codec() const noexcept { return *codec_; }
+  /// Null for a codec that stays.
+  [[nodiscard]] C* changeable_codec() const noexcept { return changeable_; }
   [[nodiscard]] matrix_view<const float> weights() const noexcept { return weights_; }
   [[nodiscard]] index_t groups() const noexcept { return groups_; }
   [[nodiscard]] index_t group_of(index_t column) const noexcept { return column / group_size_; }
@@ -154,7 +152,17 @@ class coding {
   }
 
  private:
+  coding(const C& codec, C* changeable, matrix_view<const float> weights)
+      : codec_(&codec),
+        changeable_(changeable),
+        weights_(weights),
+        group_size_(codec.group_size()),
+        groups_(group_size_ == 0 ? 0 : div_up(weights.cols(), group_size_)),
+        levels_(checked_mul(weights.rows(), groups_, "groups")),
+        codes_(weights.shape().size()) {}
+
   const C* codec_;
+  C* changeable_;
   matrix_view<const float> weights_;
   index_t group_size_;
   index_t groups_;

@@ -398,7 +398,7 @@ class recipe_run {
     if (!feedback && how_.refine == 0) return q.quantize(w, {.importance = importance_});
     // Feedback moves weights away from where they were. How much room scales of 4 bits get for that
     // matters little: with 1, 1.1 and 1.25 the extract's objectives differ by 1 %.
-    const auto codec = q.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
+    auto codec = q.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
     coding<typename One::codec> state(codec, w);
     if (feedback) {
       apply_feedback(state, h, importance_, {.order = columns, .progress = progress_}, ctx_);

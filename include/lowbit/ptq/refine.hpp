@@ -5,6 +5,7 @@
 //  * refit (codes stay): the linear coefficients of a group move by the least-squares step
 //      (V^T H_gg V) delta = V^T r_g,  V = one column per coefficient, group_codec::term
 //    as far as they can be stored.
+//  * refit of rows (codes stay): so do the numbers that the groups of a row share (row_codec).
 //  * coordinate descent (levels stay): a code moves to the level nearest to ŵ_j + r_j / H_jj, which
 //    changes the objective by -2 d r_j + d^2 H_jj.
 // Each step is taken only if it lowers the objective (computed with values as stored), so the
@@ -63,6 +64,9 @@ class refined_rows {
   }
 
   void run_round() {
+    if constexpr (row_codec<C>) {
+      if (state_.changeable_codec() != nullptr) refit_rows(*state_.changeable_codec());
+    }
     constexpr index_t width = 32;  // products of fewer terms spend their time on loads and stores
     const index_t step = std::max<index_t>(1, width / state_.columns_of(0).size());
     for (index_t g = 0; g < state_.groups(); g += step) {
@@ -76,6 +80,89 @@ class refined_rows {
   }
   [[nodiscard]] matrix_view<const double> errors() const noexcept {
     return {errors_.data(), rows_.size(), h_.cols()};
+  }
+
+  /// As many rows at a time as make products of some depth.
+  void refit_rows(C& codec) requires row_codec<C> {
+    const index_t terms = codec.row_terms();
+    if (terms == 0) return;
+    const index_t step = std::max<index_t>(1, 2 * rows_of_a_task / terms);
+    for (index_t r = 0; r < rows_.size(); r += step) {
+      refit_rows(codec, {r, std::min(r + step, rows_.size())});
+    }
+  }
+  void refit_rows(C& codec, row_range rows) requires row_codec<C> {
+    const index_t terms = codec.row_terms();
+    const index_t cols = h_.cols();
+    std::vector<float> of_code(terms);
+    aligned_buffer<double> directions(rows.size() * terms * cols);  // [rows, terms, K]
+    for (index_t r = 0; r < rows.size(); ++r) {
+      const index_t row = rows_.begin + rows.begin + r;
+      for (index_t k = 0; k < cols; ++k) {
+        codec.row_term(state_.levels_of(row, state_.group_of(k)), state_.codes(row)[k], of_code);
+        for (index_t t = 0; t < terms; ++t) {
+          directions[(r * terms + t) * cols + k] = static_cast<double>(of_code[t]);
+        }
+      }
+    }
+    aligned_buffer<double> images(directions.size());  // times H
+    kernels::add_product(
+        matrix_view<double>(images.data(), rows.size() * terms, cols), kernels::dense_sign::add,
+        matrix_view<const double>(directions.data(), rows.size() * terms, cols), h_, ctx_);
+
+    // Least squares for the numbers of each row; then what that makes of its values.
+    std::vector<float> before(rows.size() * terms);
+    std::vector<float> numbers(terms);
+    std::vector<double> changed(cols);
+    aligned_buffer<double> steps(rows.size() * cols);
+    system_.resize(terms * terms);
+    delta_.resize(terms);
+    for (index_t r = 0; r < rows.size(); ++r) {
+      const index_t row = rows_.begin + rows.begin + r;
+      const auto direction = [&](index_t t) {
+        return std::span<const double>(directions.data() + (r * terms + t) * cols, cols);
+      };
+      for (index_t t = 0; t < terms; ++t) {
+        for (index_t s = 0; s <= t; ++s) {
+          system_[t * terms + s] = dot(direction(t), images.data() + (r * terms + s) * cols);
+        }
+        delta_[t] = dot(direction(t), products().row(rows.begin + r).data());
+      }
+      const std::span<float> old(before.data() + r * terms, terms);
+      codec.row_numbers(row, old);
+      if (!linalg::solve_spd_small(system_, delta_)) continue;
+      for (index_t t = 0; t < terms; ++t) {
+        numbers[t] = static_cast<float>(static_cast<double>(old[t]) + delta_[t]);
+      }
+      double* const at = steps.data() + r * cols;
+      const auto read_values = [&, this](double* out) {
+        for (index_t g = 0; g < state_.groups(); ++g) {
+          state_.values(row, g, out + state_.columns_of(g).begin);
+        }
+      };
+      read_values(at);
+      codec.set_row_numbers(row, numbers);
+      read_values(changed.data());
+      for (index_t k = 0; k < cols; ++k) at[k] = changed[k] - at[k];
+    }
+    aligned_buffer<double> changes(steps.size());
+    const matrix_view<double> change(changes.data(), rows.size(), cols);
+    kernels::add_product(change, kernels::dense_sign::add,
+                         matrix_view<const double>(steps.data(), rows.size(), cols), h_, ctx_);
+    for (index_t r = 0; r < rows.size(); ++r) {
+      const std::span<const double> at(steps.data() + r * cols, cols);
+      double* const product = products().row(rows.begin + r).data();
+      const double gain = std::fma(-2.0, dot(at, product), dot(at, change.row(r).data()));
+      if (gain < 0.0) {
+        for (index_t k = 0; k < cols; ++k) {
+          errors_[(rows.begin + r) * cols + k] -= at[k];
+          product[k] -= change(r, k);
+        }
+      } else {
+        codec.set_row_numbers(rows_.begin + rows.begin + r,
+                              std::span<const float>(before).subspan(r * terms, terms));
+      }
+    }
   }
 
   void run_block(row_range groups) {

@@ -429,10 +429,10 @@ TEST_CASE("dbf: what cannot be fitted is refused") {
   CHECK(refusal({.weights = w.view(), .input_importance = five}, {.middle = 2}) ==
         "importance has 5 values for 6 columns");
   CHECK(refusal({.weights = w.view(), .output_importance = five}, {.middle = 2}) ==
-        "output importance has 5 values for 4 rows");
+        "importance has 5 values for 4 rows");
   const std::vector<float> negative{1.0F, -1.0F, 1.0F, 1.0F};
   CHECK(refusal({.weights = w.view(), .output_importance = negative}, {.middle = 2}) ==
-        "output importance of row 1 is -1; it must be finite and >= 0");
+        "importance of row 1 is -1; it must be finite and >= 0");
   dense_matrix h(6, 6);
   CHECK(refusal({.weights = w.view(), .hessian = h.view().middle_rows({0, 5})}, {.middle = 2}) ==
         "the Hessian is [5, 6] for 6 columns");

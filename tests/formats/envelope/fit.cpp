@@ -365,3 +365,63 @@ TEST_CASE("envelope: feedback gets wider levels, by a quarter of the relative er
     }
   }
 }
+
+TEST_CASE("envelope codec: values follow the numbers of their row") {
+  const shape2 shape{4, 30};
+  const auto w = testing::normal_matrix(shape, seed + 80);
+  for (const unsigned rank : {1U, 2U}) {
+    const envelope_quantizer q{.params = {.planes = 2, .envelope_rank = rank}};
+    auto codec = q.prepare(w.view(), {}, 1.0F);
+    const index_t terms = codec.row_terms();
+    REQUIRE(terms == 2 * rank);
+    std::vector<float> numbers(terms);
+    codec.row_numbers(1, numbers);
+    const auto fitted = numbers;
+    for (float& x : numbers) x *= 1.25F;
+    codec.set_row_numbers(1, numbers);
+    std::vector<float> stored(terms);
+    codec.row_numbers(1, stored);
+    auto t = codec.make_tensor();
+    for (index_t u = 0; u < terms; ++u) {
+      CHECK(stored[u] == layout::round_to(scale_type::fp16, numbers[u]));
+      CHECK(stored[u] == t.plane(u / rank).row_envelopes().get(u % rank, 1));
+    }
+    for (std::uint8_t code = 0; code < 4; ++code) {
+      t.set_codes(1, std::vector<std::uint8_t>(shape.cols, code));
+      const auto decoded = values_of(t);
+      for (index_t k = 0; k < shape.cols; ++k) {
+        std::vector<float> values(4);
+        codec.values(codec.fit(1, k, {}, {}), values);
+        CHECK(decoded[shape.cols + k] == values[code]);
+        std::vector<float> of_code(terms);
+        codec.row_term(codec.fit(1, k, {}, {}), code, of_code);
+        double sum = 0.0;
+        double size = 0.0;
+        for (index_t u = 0; u < terms; ++u) {
+          const double term = static_cast<double>(stored[u]) * static_cast<double>(of_code[u]);
+          sum += term;
+          size += std::fabs(term);
+        }
+        // Each plane and their sum are rounded to float.
+        CHECK(std::fabs(static_cast<double>(values[code]) - sum) <= 3.0 * 0x1p-24 * size);
+      }
+    }
+    // What could not be stored changes nothing, and neither do other rows.
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e6F}) {
+      auto some = stored;
+      some.back() = bad;
+      codec.set_row_numbers(1, some);
+      some = stored;
+      codec.row_numbers(1, some);
+      CHECK(some == stored);
+    }
+    std::vector<float> negative(stored.size(), -0.5F);
+    codec.set_row_numbers(1, negative);
+    codec.row_numbers(1, numbers);
+    CHECK(numbers == (rank == 1 ? stored : negative));
+    codec.set_row_numbers(1, fitted);
+    const auto whole = q.prepare(w.view(), {}, 1.0F).make_tensor();
+    CHECK(values_of(codec.make_tensor()) == values_of(whole));
+  }
+}

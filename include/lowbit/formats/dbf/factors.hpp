@@ -1,6 +1,7 @@
 // formats/dbf/factors.hpp: what a fit of W ~ sum of F_p G_p is given and gives. Layer L3.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -66,14 +67,33 @@ struct dbf_shape {
 
 /// How hard the fit tries.
 struct dbf_effort {
-  unsigned iterations = 80;          ///< of ADMM over both factors
-  unsigned hessian_iterations = 60;  ///< more of them, if there is a Hessian
-  unsigned inner = 2;                ///< least-squares solutions per factor and iteration
-  double ridge = 0.05;               ///< of these, times the mean of the diagonal
-  unsigned refits = 10;              ///< rounds of turning signs and refitting envelopes, at most
-  double tolerance = 1e-4;           ///< a round that gains less than this share is the last one
+  unsigned iterations = 0;          ///< of ADMM over both factors; 0: see resolved()
+  unsigned hessian_iterations = 0;  ///< more of them, if there is a Hessian; 0: see resolved()
+  unsigned inner = 2;               ///< least-squares solutions per factor and iteration
+  double ridge = 0.05;              ///< of these, times the mean of the diagonal
+  unsigned refits = 10;             ///< rounds of turning signs and refitting envelopes, at most
+  double tolerance = 1e-4;          ///< a round that gains less than this share is the last one
   dbf_start start = dbf_start::singular_vectors;
   std::uint64_t seed = 0;
+
+  /// With numbers of iterations for 0: 100, and 60 with the Hessian, but fewer for matrices so
+  /// large that they would take more than 15 minutes on a core of 50 GFLOP/s: at 4096 x 4096 and a
+  /// bit per weight 49 and 15. At least 20 and 10.
+  [[nodiscard]] dbf_effort resolved(shape2 matrix, const dbf_shape& shape) const noexcept {
+    const auto n = static_cast<double>(matrix.rows);
+    const auto k = static_cast<double>(matrix.cols);
+    const auto r = static_cast<double>(shape.middle);
+    // Multiply-adds of an iteration; one with the Hessian takes 2.4 times the time.
+    const double work =
+        static_cast<double>(shape.paths) * (4.0 * n * k * r + 5.0 * r * r * (n + k));
+    const auto affordable = [work](double budget, double least, double most) {
+      return static_cast<unsigned>(std::clamp(budget / std::max(work, 1.0), least, most));
+    };
+    dbf_effort e = *this;
+    if (e.iterations == 0) e.iterations = affordable(1.5e13, 20.0, 100.0);
+    if (e.hessian_iterations == 0) e.hessian_iterations = affordable(4.6e12, 10.0, 60.0);
+    return e;
+  }
 };
 
 struct dbf_solution {

@@ -50,7 +50,7 @@ class dbf_fitter {
   dbf_fitter(const dbf_problem& problem, const dbf_shape& shape, const dbf_effort& effort,
              const kernels::context& ctx, listener* progress)
       : shape_(shape),
-        effort_(effort),
+        effort_(effort.resolved(problem.weights.shape(), shape)),
         with_scratch_(ctx),
         ctx_(with_scratch_.get()),
         progress_(progress),
@@ -148,8 +148,9 @@ class dbf_fitter {
   }
 
   void start() {
-    dense_matrix rest = target_;
-    dense_matrix rest_transposed = transposed_;
+    // What the paths before leave.
+    dense_matrix rest;
+    dense_matrix rest_transposed;
     for (index_t p = 0; p < pairs_.size(); ++p) {
       dbf_pair& pair = pairs_[p];
       dbf_multipliers of_left = multipliers(pair.left);
@@ -158,20 +159,25 @@ class dbf_fitter {
       dense_matrix right(target_.cols(), shape_.middle);
       const std::uint64_t seed = random_bits(effort_.seed, p);
       if (effort_.start == dbf_start::random) {
-        fill_random(std::as_const(target_).view(), 1.0, seed, {0, shape_.middle}, left);
-        fill_random(std::as_const(transposed_).view(), 1.0, seed + 1, {0, shape_.middle}, right);
+        // A second path must not disturb what the first one is fitted to.
+        const double size = p == 0 ? 1.0 : 1e-3;
+        fill_random(std::as_const(target_).view(), size, seed, {0, shape_.middle}, left);
+        fill_random(std::as_const(transposed_).view(), size, seed + 1, {0, shape_.middle}, right);
       } else {
-        start_from_singular_vectors(std::as_const(rest).view(),
-                                    std::as_const(rest_transposed).view(), seed, left, right, ctx_);
+        const dense_matrix& from = p == 0 ? target_ : rest;
+        const dense_matrix& transposed = p == 0 ? transposed_ : rest_transposed;
+        start_from_singular_vectors(from.view(), transposed.view(), seed, left, right, ctx_);
       }
       stepper_.project(left, pair.left, of_left, start_power_iterations);
       stepper_.project(right, pair.right, of_right, start_power_iterations);
       find_column_gram(pair.left.value, {}, pair.left.gram, ctx_);
       find_column_gram(pair.right.value, {}, pair.right.gram, ctx_);
       if (p + 1 == pairs_.size()) break;
+      if (p == 0) rest.assign(target_);
       kernels::add_product_transposed(rest.view(), dense_sign::subtract,
                                       std::as_const(pair.left.value).view(),
                                       std::as_const(pair.right.value).view(), ctx_);
+      rest_transposed.reset(rest.cols(), rest.rows());
       linalg::detail::copy_transposed(std::as_const(rest).view(), rest_transposed.view());
     }
   }
@@ -457,14 +463,7 @@ class dbf_fitter {
                shape.paths);
   check_finite(problem.weights, "the matrix to factor");
   check_importance(problem.input_importance, size.cols);
-  LOWBIT_CHECK(problem.output_importance.empty() || problem.output_importance.size() == size.rows,
-               shape, "output importance has ", problem.output_importance.size(), " values for ",
-               size.rows, " rows");
-  for (index_t i = 0; i < problem.output_importance.size(); ++i) {
-    const float v = problem.output_importance[i];
-    LOWBIT_CHECK(v >= 0.0F && v - v == 0.0F, value, "output importance of row ", i, " is ", v,
-                 "; it must be finite and >= 0");
-  }
+  check_importance(problem.output_importance, size.rows, "row");
   const matrix_view<const double> h = problem.hessian;
   if (!h.empty()) {
     LOWBIT_CHECK((h.shape() == shape2{size.cols, size.cols}), shape, "the Hessian is [", h.rows(),

@@ -49,9 +49,10 @@ struct dbf_fit {
        "what is known of the inputs: whatever is given, nothing, their importance, or their "
        "Hessian (one path)"},
       f.weighting);
-    v({"iterations", "of ADMM over both factors"}, f.effort.iterations, 0U, 10000U);
-    v({"hessian_iterations", "more of them with the Hessian"}, f.effort.hessian_iterations, 0U,
-      10000U);
+    v({"iterations", "of ADMM over both factors; 0: 100, fewer for very large matrices"},
+      f.effort.iterations, 0U, 10000U);
+    v({"hessian_iterations", "more of them with the Hessian; 0: 60, fewer for very large matrices"},
+      f.effort.hessian_iterations, 0U, 10000U);
     v({"refits", "rounds of turning signs and refitting envelopes, at most"}, f.effort.refits, 0U,
       10000U);
     v({"start", "of the factors"}, f.effort.start);

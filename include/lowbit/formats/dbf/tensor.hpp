@@ -101,7 +101,8 @@ class dbf_tensor {
   template <class Product>
   void multiply(matrix_view<const float> x, matrix_view<float> y, const kernels::context& ctx,
                 const Product& product) const {
-    aligned_buffer<float> values(checked_mul(x.rows(), params_.middle, "middle of a product"));
+    kernels::borrowed<float> values(ctx,
+                                    checked_mul(x.rows(), params_.middle, "middle of a product"));
     const matrix_view<float> middle(values.data(), x.rows(), params_.middle);
     for (unsigned p = 0; p < params_.paths; ++p) {
       const auto product_of = [&](index_t part) {

@@ -49,6 +49,22 @@ class envelope_codec {
     };
     rows_ = gather(true, empty_.shape().rows);
     columns_ = gather(false, empty_.shape().cols);
+    // A share of the largest bound for each unit, or what it has already.
+    largest_.resize(units_);
+    const auto most = [this](const std::vector<double>& values, index_t u) {
+      double largest = 0.0;
+      for (index_t i = u; i < values.size(); i += units_) {
+        largest = std::max(largest, std::fabs(values[i]));
+      }
+      return largest;
+    };
+    for (index_t u = 0; u < units_; ++u) {
+      const double column = most(columns_, u);
+      const double room =
+          (envelope_tensor::largest_bound - empty_.bound()) / static_cast<double>(units_);
+      largest_[u] = most(rows_, u) + (column > 0.0 ? room / column : 0.0);
+      largest_[u] = std::min(largest_[u], 0x1p126);
+    }
   }
 
   [[nodiscard]] const envelope::params& params() const noexcept { return empty_.params(); }
@@ -93,6 +109,35 @@ class envelope_codec {
     return at;
   }
 
+  [[nodiscard]] index_t row_terms() const noexcept { return units_; }
+  void row_term(const envelope_place& at, std::uint8_t code, std::span<float> out) const noexcept {
+    const double* const column = columns_.data() + index_t{at.column} * units_;
+    for (index_t u = 0; u < units_; ++u) {
+      const bool positive =
+          ((static_cast<unsigned>(code) >> (u / params().envelope_rank)) & 1U) != 0;
+      out[u] = static_cast<float>(positive ? column[u] : -column[u]);
+    }
+  }
+  void row_numbers(index_t row, std::span<float> out) const noexcept {
+    for (index_t u = 0; u < units_; ++u) out[u] = static_cast<float>(rows_[row * units_ + u]);
+  }
+  /// Numbers that are not finite, that could overflow or, for rank 1, that are negative change
+  /// nothing.
+  void set_row_numbers(index_t row, std::span<const float> numbers) noexcept {
+    for (index_t u = 0; u < units_; ++u) {
+      const float stored = layout::round_to(params().scale_type, numbers[u]);
+      const bool legal = std::fabs(static_cast<double>(stored)) <= largest_[u] &&
+                         (params().envelope_rank > 1 || stored >= 0.0F);
+      if (!legal) return;
+    }
+    for (index_t u = 0; u < units_; ++u) {
+      auto& plane = empty_.plane(u / params().envelope_rank);
+      plane.row_envelopes().set(u % params().envelope_rank, row, numbers[u]);
+      rows_[row * units_ + u] =
+          static_cast<double>(plane.row_envelopes().get(u % params().envelope_rank, row));
+    }
+  }
+
   [[nodiscard]] envelope_tensor make_tensor() const { return empty_; }
   /// Envelopes are in the tensor already.
   void store(envelope_tensor&, index_t, index_t, const envelope_place&) const noexcept {}
@@ -119,6 +164,7 @@ class envelope_codec {
  private:
   envelope_tensor empty_;
   index_t units_;
+  std::vector<double> largest_;  // that a number of a unit may become
   std::vector<double> rows_;     // [N, units]
   std::vector<double> columns_;  // [K, units]
 };
@@ -199,6 +245,6 @@ struct envelope_quantizer {
   }
 };
 
-static_assert(groupwise_quantizer<envelope_quantizer>);
+static_assert(groupwise_quantizer<envelope_quantizer> && row_codec<envelope_codec>);
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats

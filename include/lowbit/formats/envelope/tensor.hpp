@@ -72,15 +72,17 @@ class envelope_tensor {
   }
 
   /// Refuses params outside their range (value); set bits past the last sign, envelopes that are
-  /// not finite, and such as could overflow (format).
+  /// not finite, and such as could overflow (format). Allocates nothing before the source has shown
+  /// the buffers of a plane.
   [[nodiscard]] static envelope_tensor from_buffers(shape2 shape, const envelope::params& params,
                                                     buffer_source& source) {
-    envelope_tensor t(shape, params);
-    for (index_t p = 0; p < t.parts(); ++p) {
+    std::vector<layout::enveloped_signs> planes;
+    for (index_t p = 0; p < params.planes; ++p) {
       prefixing_source plane(prefix(p), source);
-      t.planes_[p] = layout::enveloped_signs::from_buffers(shape, params.envelope_rank,
-                                                           params.scale_type, plane);
+      planes.push_back(layout::enveloped_signs::from_buffers(shape, params.envelope_rank,
+                                                             params.scale_type, plane));
     }
+    envelope_tensor t(shape, params, std::move(planes));
     LOWBIT_CHECK(t.bound() <= largest_bound, format, "the envelopes may add up to ", t.bound());
     return t;
   }
@@ -133,6 +135,10 @@ class envelope_tensor {
   }
 
  private:
+  envelope_tensor(shape2 shape, const envelope::params& params,
+                  std::vector<layout::enveloped_signs> planes)
+      : shape_(shape), params_(params), planes_(std::move(planes)) {}
+
   [[nodiscard]] static std::string prefix(index_t p) {
     return lowbit::detail::message("plane", p, "_");
   }

@@ -46,7 +46,7 @@ LOWBIT_ALWAYS_INLINE void add_part(const double* a, const double* b, double* c, 
 
 }  // namespace dense_detail
 
-inline void dense_tile(const dense_tile_args& args) noexcept {
+LOWBIT_KERNEL void dense_tile(const dense_tile_args& args) noexcept {
   using namespace dense_detail;
   for (index_t j = 0; j < dense_tile_cols; j += vectors * lanes) {
     for (index_t i = 0; i < dense_tile_rows; i += rows) {
@@ -55,7 +55,7 @@ inline void dense_tile(const dense_tile_args& args) noexcept {
   }
 }
 
-inline void dense_axpy(double a, const double* x, double* y, index_t count) noexcept {
+LOWBIT_KERNEL void dense_axpy(double a, const double* x, double* y, index_t count) noexcept {
   const __m256d factor = _mm256_set1_pd(a);
   for (index_t j = 0; j < count; j += dense_axpy_step) {
     const __m256d y0 = _mm256_loadu_pd(y + j);
@@ -64,8 +64,6 @@ inline void dense_axpy(double a, const double* x, double* y, index_t count) noex
     _mm256_storeu_pd(y + j + 4, _mm256_fmadd_pd(factor, _mm256_loadu_pd(x + j + 4), y1));
   }
 }
-
-inline constexpr dense_functions dense = {&dense_tile, &dense_axpy};
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx2
 LOWBIT_TARGET_END

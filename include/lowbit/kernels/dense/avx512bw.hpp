@@ -13,7 +13,7 @@
 LOWBIT_TARGET_BEGIN("avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl")
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx512bw {
 
-inline void dense_tile(const dense_tile_args& args) noexcept {
+LOWBIT_KERNEL void dense_tile(const dense_tile_args& args) noexcept {
   constexpr index_t lanes = 8;
   const double* a = args.a;
   const double* b = args.b;
@@ -40,15 +40,13 @@ inline void dense_tile(const dense_tile_args& args) noexcept {
   }
 }
 
-inline void dense_axpy(double a, const double* x, double* y, index_t count) noexcept {
+LOWBIT_KERNEL void dense_axpy(double a, const double* x, double* y, index_t count) noexcept {
   const __m512d factor = _mm512_set1_pd(a);
   for (index_t j = 0; j < count; j += dense_axpy_step) {
     const __m512d sum = _mm512_fmadd_pd(factor, _mm512_loadu_pd(x + j), _mm512_loadu_pd(y + j));
     _mm512_storeu_pd(y + j, sum);
   }
 }
-
-inline constexpr dense_functions dense = {&dense_tile, &dense_axpy};
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx512bw
 LOWBIT_TARGET_END

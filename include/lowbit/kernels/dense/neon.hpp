@@ -48,7 +48,7 @@ LOWBIT_ALWAYS_INLINE void add_part(const double* a, const double* b, double* c, 
 
 }  // namespace dense_detail
 
-inline void dense_tile(const dense_tile_args& args) noexcept {
+LOWBIT_KERNEL void dense_tile(const dense_tile_args& args) noexcept {
   using namespace dense_detail;
   for (index_t j = 0; j < dense_tile_cols; j += vectors * lanes) {
     for (index_t i = 0; i < dense_tile_rows; i += rows) {
@@ -57,7 +57,7 @@ inline void dense_tile(const dense_tile_args& args) noexcept {
   }
 }
 
-inline void dense_axpy(double a, const double* x, double* y, index_t count) noexcept {
+LOWBIT_KERNEL void dense_axpy(double a, const double* x, double* y, index_t count) noexcept {
   const float64x2_t factor = vdupq_n_f64(a);
   for (index_t j = 0; j < count; j += dense_axpy_step) {
     LOWBIT_UNROLL
@@ -66,8 +66,6 @@ inline void dense_axpy(double a, const double* x, double* y, index_t count) noex
     }
   }
 }
-
-inline constexpr dense_functions dense = {&dense_tile, &dense_axpy};
 
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::neon
 

@@ -6,7 +6,6 @@
 // so l envelopes are l right-hand sides on the same sign bits, which are read once.
 #pragma once
 
-#include "lowbit/core/aligned_buffer.hpp"
 #include "lowbit/kernels/context.hpp"
 #include "lowbit/kernels/envelope/driver.hpp"
 #include "lowbit/layout/enveloped_signs.hpp"
@@ -22,8 +21,8 @@ void multiply_enveloped(matrix_view<const float> x, const layout::enveloped_sign
                         const Product& product) {
   const shape2 shape = f.shape();
   const index_t vectors = checked_mul(f.rank(), x.rows(), "right-hand sides");
-  aligned_buffer<float> inputs(checked_mul(vectors, shape.cols, "enveloped inputs"));
-  aligned_buffer<float> outputs(checked_mul(vectors, shape.rows, "products with signs"));
+  borrowed<float> inputs(ctx, checked_mul(vectors, shape.cols, "enveloped inputs"));
+  borrowed<float> outputs(ctx, checked_mul(vectors, shape.rows, "products with signs"));
   const matrix_view<float> in(inputs.data(), vectors, shape.cols);
   const matrix_view<float> out(outputs.data(), vectors, shape.rows);
   expand_envelopes(f.column_envelopes(), x, in, ctx);

@@ -6,21 +6,46 @@
 
 #include <span>
 
-#include "lowbit/kernels/sign_gemm/avx2.hpp"
-#include "lowbit/kernels/sign_gemm/avx512_vbmi_vnni.hpp"
 #include "lowbit/kernels/sign_gemm/contract.hpp"
-#include "lowbit/kernels/sign_gemm/neon.hpp"
 #include "lowbit/kernels/sign_gemm/scalar.hpp"
 #include "lowbit/kernels/variant.hpp"
 
+#if LOWBIT_COMPILED_KERNELS
+namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
+namespace avx512_vbmi_vnni {
+std::uint32_t sign_limit(const float* x, index_t count) noexcept;
+void sign_tables(const sign_table_args& a) noexcept;
+void sign_gemm_block(const sign_gemm_block_args& a) noexcept;
+}  // namespace avx512_vbmi_vnni
+namespace avx2 {
+std::uint32_t sign_limit(const float* x, index_t count) noexcept;
+void sign_tables(const sign_table_args& a) noexcept;
+void sign_gemm_block(const sign_gemm_block_args& a) noexcept;
+}  // namespace avx2
+namespace neon {
+std::uint32_t sign_limit(const float* x, index_t count) noexcept;
+void sign_tables(const sign_table_args& a) noexcept;
+void sign_gemm_block(const sign_gemm_block_args& a) noexcept;
+}  // namespace neon
+}  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels
+#else
+#include "lowbit/kernels/sign_gemm/avx2.hpp"
+#include "lowbit/kernels/sign_gemm/avx512_vbmi_vnni.hpp"
+#include "lowbit/kernels/sign_gemm/neon.hpp"
+#endif
+
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
 
+// The last number is the interleave of the weights that a variant reads.
 inline constexpr variant<sign_gemm_functions> sign_gemm_variants[] = {
 #if LOWBIT_X86_64
-    {"avx512_vbmi_vnni", cpu::avx512_core | cpu::avx512_bytes, avx512_vbmi_vnni::sign_gemm},
-    {"avx2", cpu::avx2_core, avx2::sign_gemm},
+    {"avx512_vbmi_vnni",
+     cpu::avx512_core | cpu::avx512_bytes,
+     {&avx512_vbmi_vnni::sign_limit, &avx512_vbmi_vnni::sign_tables,
+      &avx512_vbmi_vnni::sign_gemm_block, 4}},
+    {"avx2", cpu::avx2_core, {&avx2::sign_limit, &avx2::sign_tables, &avx2::sign_gemm_block, 1}},
 #elif LOWBIT_AARCH64
-    {"neon", cpu::neon, neon::sign_gemm},
+    {"neon", cpu::neon, {&neon::sign_limit, &neon::sign_tables, &neon::sign_gemm_block, 1}},
 #endif
     {"scalar", cpu::none, scalar::sign_gemm},
 };

@@ -1,0 +1,132 @@
+// model.hpp: Whisper's encoder and decoder.
+//
+//   encoder  mel [mels, 2 T] -> conv + GELU, conv (stride 2) + GELU, positions, blocks -> [T,
+//   state] decoder  tokens -> embedding, positions, blocks with a look at the encoder's output ->
+//   logits
+//
+// Blocks are pre-norm: x += attention(ln(x)); x += mlp.2(gelu(mlp.0(ln(x)))). Every linear layer
+// and the embedding, which is the output matrix, too, is a `linear`: float or quantized.
+//
+// A model is immutable: what changes while text is decoded is in a decoder_state.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model_file.hpp"
+#include "tokenizer.hpp"
+
+namespace whisper {
+
+/// A linear layer of the network: y = x W^T + bias.
+struct linear_layer {
+  std::string name;  ///< of the weight, without ".weight"
+  std::unique_ptr<linear> weights;
+  std::vector<float> bias = {};  ///< empty for none
+
+  [[nodiscard]] matrix operator()(matrix_view<const float> x, const runtime& rt) const;
+};
+
+struct layer_norm {
+  std::vector<float> weight, bias;
+
+  [[nodiscard]] matrix operator()(matrix_view<const float> x, const runtime& rt) const;
+};
+
+struct attention_layer {
+  linear_layer query, key, value, out;
+};
+
+struct transformer_block {
+  layer_norm attention_norm;
+  attention_layer attention;
+  layer_norm cross_norm;            ///< decoder only
+  attention_layer cross_attention;  ///< decoder only
+  layer_norm mlp_norm;
+  linear_layer mlp_in, mlp_out;
+};
+
+/// Keys or values of the tokens seen so far, head by head, so that attention reads them as they
+/// lie.
+class head_cache {
+ public:
+  head_cache() = default;
+  head_cache(index_t heads, index_t capacity, index_t width)
+      : heads_(heads), capacity_(capacity), width_(width), values_(heads * capacity * width) {}
+
+  [[nodiscard]] index_t tokens() const noexcept { return tokens_; }
+  /// Forgets all tokens.
+  void clear() noexcept { tokens_ = 0; }
+  /// Rows [tokens, heads * width], after those that are there; they must fit.
+  void append(matrix_view<const float> rows);
+  /// [tokens(), width].
+  [[nodiscard]] whisper_input head(index_t h) const noexcept {
+    return {values_.data() + h * capacity_ * width_, tokens_, width_, width_};
+  }
+  /// Bytes of what is there.
+  [[nodiscard]] std::uint64_t bytes() const noexcept {
+    return heads_ * tokens_ * width_ * sizeof(float);
+  }
+
+ private:
+  index_t heads_ = 0, capacity_ = 0, width_ = 0, tokens_ = 0;
+  lowbit::aligned_buffer<float> values_;
+};
+
+/// What the decoder remembers of one window.
+struct decoder_state {
+  struct layer {
+    head_cache keys, values;              ///< of the tokens
+    head_cache audio_keys, audio_values;  ///< of the window, made once
+  };
+  std::vector<layer> layers;
+  index_t tokens = 0;
+
+  /// What the next token reads beside weights.
+  [[nodiscard]] std::uint64_t bytes() const noexcept;
+};
+
+class model {
+ public:
+  /// Loads everything; the file is not needed after that. Refuses (format) what lacks tensors or
+  /// has some of the wrong shape.
+  model(const model_file& file, const load_options& options);
+
+  [[nodiscard]] const model_sizes& sizes() const noexcept { return sizes_; }
+
+  /// The encoder's output [frames / 2, state]. Refuses (shape) another number of mel bands, an odd
+  /// number of frames, and more than fit.
+  [[nodiscard]] matrix encode(matrix_view<const float> mel, const runtime& rt) const;
+
+  /// A decoder that has read nothing yet, over an encoder's output (of encode(), or kept from an
+  /// earlier run).
+  [[nodiscard]] decoder_state start(matrix_view<const float> audio, const runtime& rt) const;
+
+  /// Reads tokens and returns the logits of the last `wanted` of them, [wanted, vocabulary]: what
+  /// comes after each. With all tokens of a text at once, this is teacher forcing. Refuses (value)
+  /// tokens that do not exist, and more than text_context in all.
+  [[nodiscard]] matrix decode(decoder_state& state, std::span<const token> tokens, index_t wanted,
+                              const runtime& rt) const;
+
+  /// Every linear layer in the order of the network, the embedding as "decoder.token_embedding".
+  void for_each_linear(const std::function<void(std::string_view, const linear&)>& f) const;
+  /// Weights that the product of one token reads.
+  [[nodiscard]] std::uint64_t decoder_bytes() const;
+
+ private:
+  model_sizes sizes_;
+  linear_layer conv1_, conv2_;
+  matrix audio_positions_;
+  std::vector<transformer_block> encoder_;
+  layer_norm audio_norm_;
+  std::unique_ptr<linear> embedding_;
+  matrix text_positions_;
+  std::vector<transformer_block> decoder_;
+  layer_norm text_norm_;
+};
+
+}  // namespace whisper
