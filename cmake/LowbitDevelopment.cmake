@@ -1,6 +1,7 @@
 # How lowbit's own tests, benchmarks and examples are compiled. Nothing here reaches a consumer: the
 # flags live in lowbit_development, which lowbit::lowbit never links.
 option(LOWBIT_WERROR "Make warnings errors" OFF)
+option(LOWBIT_QUICK_PROGRAMS "Compile examples and benchmarks in a hurry: they are tested, not used" OFF)
 set(LOWBIT_SANITIZE "" CACHE STRING "Sanitizers for everything built here, e.g. address,undefined")
 
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -42,6 +43,14 @@ if(LOWBIT_SANITIZE)
 else()
   target_compile_options(lowbit_development INTERFACE $<$<AND:$<CONFIG:Release>,${quick}>:-O1>)
 endif()
+
+# lowbit_quick_programs(TARGET...): what need not be fast where LOWBIT_QUICK_PROGRAMS says so, nor with
+# sanitizers. Kernels are optimized anyway.
+function(lowbit_quick_programs)
+  if(LOWBIT_QUICK_PROGRAMS OR LOWBIT_SANITIZE)
+    set_target_properties(${ARGN} PROPERTIES LOWBIT_QUICK_TO_RUN ON)
+  endif()
+endfunction()
 
 # Kernels compiled once for most of what is built here (lowbit/kernels/*/compiled.hpp): most of the time
 # of a build. Programs that test the header-only form do not link this.
