@@ -44,10 +44,10 @@ else()
   target_compile_options(lowbit_development INTERFACE $<$<AND:$<CONFIG:Release>,${quick}>:-O1>)
 endif()
 
-# lowbit_quick_programs(TARGET...): what need not be fast where LOWBIT_QUICK_PROGRAMS says so, nor with
-# sanitizers. Kernels are optimized anyway.
+# lowbit_quick_programs(TARGET...): what need not be fast where LOWBIT_QUICK_PROGRAMS says so. (Not with
+# sanitizers: check_determinism would take minutes longer.)
 function(lowbit_quick_programs)
-  if(LOWBIT_QUICK_PROGRAMS OR LOWBIT_SANITIZE)
+  if(LOWBIT_QUICK_PROGRAMS)
     set_target_properties(${ARGN} PROPERTIES LOWBIT_QUICK_TO_RUN ON)
   endif()
 endfunction()

@@ -193,7 +193,7 @@ void misreads_one_bit(const bit_gemm_tile_args& a) noexcept {
 
 }  // namespace
 
-TEST_CASE("bit_gemm: the conformance suite finds wrong variants", "[any_isa]") {
+TEST_CASE("bit_gemm: the conformance suite finds wrong variants", "[any_isa][not_sanitized]") {
   const tile_variant wrong[] = {
       {"drops the last word", cpu::none, &drops_last_word},
       {"drops what follows the last block", cpu::none, &drops_words_after_the_last_block},

@@ -465,7 +465,7 @@ testing::finding first_failure(kernels::code_gemm_tile_fn run) {
 
 }  // namespace
 
-TEST_CASE("code_gemm: the conformance suite finds wrong variants", "[any_isa]") {
+TEST_CASE("code_gemm: the conformance suite finds wrong variants", "[any_isa][not_sanitized]") {
   const tile_variant wrong[] = {
       {"saturates pairs", cpu::none, &tile<saturates_pairs>},
       {"16-bit sums of two 4-bit codes wrap", cpu::none, &tile<wraps_16_bit_sums<4, 2, 9>>},

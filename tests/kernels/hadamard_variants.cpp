@@ -228,7 +228,7 @@ void mix_writes_eight_rows(const hadamard_mix_args& a) noexcept {
 
 }  // namespace
 
-TEST_CASE("hadamard: the conformance suite finds wrong variants", "[any_isa]") {
+TEST_CASE("hadamard: the conformance suite finds wrong variants", "[any_isa][not_sanitized]") {
   const auto passes = [](kernels::hadamard_blocks_fn blocks_fn, kernels::hadamard_mix_fn mix_fn) {
     return testing::all_passed(
         testing::check_hadamard_variant({"mutant", cpu::none, {blocks_fn, mix_fn}}, 7));
