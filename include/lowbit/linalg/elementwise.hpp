@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <type_traits>
 
 #include "lowbit/core/aligned_buffer.hpp"
 #include "lowbit/core/matrix_view.hpp"
@@ -98,7 +99,8 @@ inline void copy_scaled(matrix_view<const double> x, double factor,
     for (index_t j = 0; j < x.cols(); ++j) out(i, j) = factor * x(i, j);
   }
 }
-inline void copy_transposed(matrix_view<const double> x, matrix_view<double> out) noexcept {
+template <class T>
+void copy_transposed(matrix_view<const std::type_identity_t<T>> x, matrix_view<T> out) noexcept {
   constexpr index_t block = 16;  // of columns that are written: their lines stay in the L1 cache
   for (index_t i0 = 0; i0 < x.rows(); i0 += block) {
     for (index_t j = 0; j < x.cols(); ++j) {

@@ -311,7 +311,7 @@ class dbf_fitter {
     for (index_t p = 0; p < pairs_.size(); ++p) {
       find_column_gram(pairs_[p].left.value, {}, pairs_[p].left.gram, ctx_);
       find_column_gram(pairs_[p].right.value, hessian(), pairs_[p].right.gram, ctx_);
-      find_own(p);
+      if (pairs_.size() > 1) find_own(p);
     }
     double before = std::numeric_limits<double>::infinity();
     for (unsigned round = 0; round < effort_.refits; ++round) {

@@ -96,21 +96,4 @@ inline void find_column_gram(const dense_matrix& x, matrix_view<const double> he
   return sum;
 }
 
-/// Moves the lengths of columns (in the sense of gram) from x to y, where they are used up: x y^T
-/// stays. Columns of zeros stay.
-inline void scale_columns(dbf_side& x, const std::vector<double>& divisor) {
-  for (index_t i = 0; i < x.rows(); ++i) {
-    for (index_t j = 0; j < x.middle(); ++j) x.value(i, j) /= divisor[j];
-  }
-  for (index_t k = 0; k < x.envelopes(); ++k) {
-    for (index_t j = 0; j < x.middle(); ++j) x.column_envelopes(k, j) /= divisor[j];
-  }
-  for (index_t i = 0; i < x.middle(); ++i) {
-    for (index_t j = 0; j <= i; ++j) {
-      x.gram(i, j) /= divisor[i];
-      x.gram(i, j) /= divisor[j];
-    }
-  }
-}
-
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats::detail

@@ -9,8 +9,8 @@
 // Neither raises the objective. Signs follow from the envelopes and are never stored, so a
 // half-step reads W alone.
 //
-// Planes join one by one, each as half the one before, and the rank grows last: greedy, with all
-// that came before refitted.
+// The first plane begins at rank 1 and grows to its rank; then planes join one by one, each as half
+// the one before: greedy, with all that came before refitted.
 //
 // Invariants: sums run over k or n in increasing order, as fused multiply-adds (kernels/dense): the
 // same bytes with every compiler, flag and instruction set.
@@ -34,6 +34,7 @@
 #include "lowbit/formats/envelope/format.hpp"
 #include "lowbit/kernels/dense/driver.hpp"
 #include "lowbit/linalg/cholesky.hpp"
+#include "lowbit/linalg/elementwise.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats {
 
@@ -315,14 +316,7 @@ class envelope_fitter {
         axpy_(kernels::select_dense(cpu::detect()).run.axpy),
         transposed_(w.shape().size()),
         vectors_(w.shape(), params.planes, params.envelope_rank) {
-    constexpr index_t block = 32;  // so that the lines that columns go through stay in the L1 cache
-    for (index_t r0 = 0; r0 < w.rows(); r0 += block) {
-      for (index_t k = 0; k < w.cols(); ++k) {
-        for (index_t r = r0; r < std::min(r0 + block, w.rows()); ++r) {
-          transposed_[k * w.rows() + r] = w(r, k);
-        }
-      }
-    }
+    linalg::detail::copy_transposed(w, matrix_view<float>(transposed_.data(), w.cols(), w.rows()));
   }
 
   /// `moves`: whether error feedback will move weights before they are coded. It adds errors of

@@ -174,15 +174,6 @@ LOWBIT_ALWAYS_INLINE void add_tile(const std::uint8_t* weights, const std::uint8
 #undef LOWBIT_SIGN_GEMM_BODY
 
 }  // namespace sign_gemm_detail
-
-LOWBIT_KERNEL std::uint32_t sign_limit(const float* x, index_t count) noexcept {
-  return sign_gemm_detail::limit(x, count);
-}
-LOWBIT_KERNEL void sign_tables(const sign_table_args& a) noexcept { sign_gemm_detail::build(a); }
-LOWBIT_KERNEL void sign_gemm_block(const sign_gemm_block_args& a) noexcept {
-  sign_gemm_detail::block(a);
-}
-
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels::avx512_vbmi_vnni
 LOWBIT_TARGET_END
 

@@ -28,7 +28,7 @@ LOWBIT_ALWAYS_INLINE ints limits_of(const float* x) noexcept {
   return as_ints(sum);
 }
 
-[[nodiscard]] inline std::uint32_t limit(const float* x, index_t count) noexcept {
+[[nodiscard]] LOWBIT_KERNEL std::uint32_t limit(const float* x, index_t count) noexcept {
   ints found = splat_int(0);
   index_t k = 0;
   for (; k + block_columns <= count; k += block_columns) found = largest(found, limits_of(x + k));
@@ -80,7 +80,7 @@ LOWBIT_ALWAYS_INLINE void build_block(const float* x, floats inverse_step,
   for (index_t j = 0; j < 4; ++j) store_ints(tables + j * 4 * lanes, as_ints(entries[j]));
 }
 
-inline void build(const sign_table_args& a) noexcept {
+LOWBIT_KERNEL void build(const sign_table_args& a) noexcept {
   const floats inverse_step = splat(a.inverse_step);
   index_t g = 0;
   const index_t whole = a.count / block_columns * lanes;
@@ -141,7 +141,7 @@ LOWBIT_ALWAYS_INLINE void end_sums(const sign_gemm_block_args& a) noexcept {
   }
 }
 
-inline void block(const sign_gemm_block_args& a) noexcept {
+LOWBIT_KERNEL void block(const sign_gemm_block_args& a) noexcept {
   begin_sums(a);
   const std::uint8_t* weights = a.weights + a.tiles * sign_head_bytes;
   const std::uint8_t* tables = a.tables;

@@ -12,21 +12,21 @@
 
 #if LOWBIT_COMPILED_KERNELS
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels {
-namespace avx512_vbmi_vnni {
-std::uint32_t sign_limit(const float* x, index_t count) noexcept;
-void sign_tables(const sign_table_args& a) noexcept;
-void sign_gemm_block(const sign_gemm_block_args& a) noexcept;
-}  // namespace avx512_vbmi_vnni
-namespace avx2 {
-std::uint32_t sign_limit(const float* x, index_t count) noexcept;
-void sign_tables(const sign_table_args& a) noexcept;
-void sign_gemm_block(const sign_gemm_block_args& a) noexcept;
-}  // namespace avx2
-namespace neon {
-std::uint32_t sign_limit(const float* x, index_t count) noexcept;
-void sign_tables(const sign_table_args& a) noexcept;
-void sign_gemm_block(const sign_gemm_block_args& a) noexcept;
-}  // namespace neon
+namespace avx512_vbmi_vnni::sign_gemm_detail {
+std::uint32_t limit(const float* x, index_t count) noexcept;
+void build(const sign_table_args& a) noexcept;
+void block(const sign_gemm_block_args& a) noexcept;
+}  // namespace avx512_vbmi_vnni::sign_gemm_detail
+namespace avx2::sign_gemm_detail {
+std::uint32_t limit(const float* x, index_t count) noexcept;
+void build(const sign_table_args& a) noexcept;
+void block(const sign_gemm_block_args& a) noexcept;
+}  // namespace avx2::sign_gemm_detail
+namespace neon::sign_gemm_detail {
+std::uint32_t limit(const float* x, index_t count) noexcept;
+void build(const sign_table_args& a) noexcept;
+void block(const sign_gemm_block_args& a) noexcept;
+}  // namespace neon::sign_gemm_detail
 }  // namespace lowbit::inline LOWBIT_ABI_NAMESPACE::kernels
 #else
 #include "lowbit/kernels/sign_gemm/avx2.hpp"
@@ -41,11 +41,17 @@ inline constexpr variant<sign_gemm_functions> sign_gemm_variants[] = {
 #if LOWBIT_X86_64
     {"avx512_vbmi_vnni",
      cpu::avx512_core | cpu::avx512_bytes,
-     {&avx512_vbmi_vnni::sign_limit, &avx512_vbmi_vnni::sign_tables,
-      &avx512_vbmi_vnni::sign_gemm_block, 4}},
-    {"avx2", cpu::avx2_core, {&avx2::sign_limit, &avx2::sign_tables, &avx2::sign_gemm_block, 1}},
+     {&avx512_vbmi_vnni::sign_gemm_detail::limit, &avx512_vbmi_vnni::sign_gemm_detail::build,
+      &avx512_vbmi_vnni::sign_gemm_detail::block, 4}},
+    {"avx2",
+     cpu::avx2_core,
+     {&avx2::sign_gemm_detail::limit, &avx2::sign_gemm_detail::build,
+      &avx2::sign_gemm_detail::block, 1}},
 #elif LOWBIT_AARCH64
-    {"neon", cpu::neon, {&neon::sign_limit, &neon::sign_tables, &neon::sign_gemm_block, 1}},
+    {"neon",
+     cpu::neon,
+     {&neon::sign_gemm_detail::limit, &neon::sign_gemm_detail::build,
+      &neon::sign_gemm_detail::block, 1}},
 #endif
     {"scalar", cpu::none, scalar::sign_gemm},
 };
