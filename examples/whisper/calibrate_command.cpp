@@ -152,12 +152,12 @@ class calibrate_command {
 
   [[nodiscard]] std::vector<std::filesystem::path> choose_sounds() const {
     std::vector<std::filesystem::path> files = find_sound_files(audio_);
-    if (part_ == "all") return files;
+    if (part_ == "all") return spread(std::move(files));
     std::vector<std::filesystem::path> chosen;
     for (std::size_t i = part_ == "odd" ? 1 : 0; i < files.size(); i += 2) {
       chosen.push_back(files[i]);
     }
-    return chosen;
+    return spread(std::move(chosen));
   }
 
   [[nodiscard]] std::vector<input_collector::watched_layer> choose_layers(const model& net) const {

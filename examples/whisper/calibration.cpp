@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
+#include <numeric>
 
 #include "audio.hpp"
 #include "transcriber.hpp"
@@ -231,6 +231,16 @@ std::vector<std::filesystem::path> find_sound_files(const std::vector<std::strin
   return files;
 }
 
+std::vector<std::filesystem::path> spread(std::vector<std::filesystem::path> files) {
+  std::vector<std::filesystem::path> out;
+  const index_t n = files.size();
+  // Steps of about the golden section meet every place once if they share no factor with n.
+  index_t step = std::max<index_t>(n * 618 / 1000, 1);
+  while (std::gcd(step, n) > 1) ++step;
+  for (index_t i = 0; i < n; ++i) out.push_back(std::move(files[i * step % n]));
+  return out;
+}
+
 std::vector<std::vector<token>> spread_windows(std::span<const token> text, index_t wanted,
                                                index_t window) {
   wanted = std::min(wanted, text.size());
@@ -265,13 +275,14 @@ bool calibration_run::is_done() const noexcept {
 double calibration_run::share_done() const noexcept {
   // A sound of one window costs about as much as 600 tokens of text.
   constexpr double cost_of_sound = 600.0;
-  const auto sounds = static_cast<double>(sounds_.size());
-  double heard = static_cast<double>(std::min<index_t>(so_far_.units, sounds_.size()));
-  if (options_.audio_seconds > 0.0 && heard < sounds) {
-    heard = std::max(heard, sounds * so_far_.audio_seconds / options_.audio_seconds);
+  const auto heard = static_cast<double>(std::min<index_t>(so_far_.units, sounds_.size()));
+  double sounds = static_cast<double>(sounds_.size());
+  if (options_.audio_seconds > 0.0) {
+    const double length = heard > 0.0 ? so_far_.audio_seconds / heard : 3.0;
+    sounds = std::min(sounds, std::ceil(options_.audio_seconds / std::max(length, 0.1)));
   }
   const double all = cost_of_sound * sounds + static_cast<double>(text_tokens_);
-  return (cost_of_sound * heard + static_cast<double>(so_far_.text_tokens)) / all;
+  return (cost_of_sound * std::min(heard, sounds) + static_cast<double>(so_far_.text_tokens)) / all;
 }
 
 bool calibration_run::step() {

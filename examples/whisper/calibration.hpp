@@ -92,6 +92,9 @@ class input_collector {
 [[nodiscard]] std::vector<std::filesystem::path> find_sound_files(
     const std::vector<std::string>& paths);
 
+/// The same files in an order of which any beginning is spread over all of them.
+[[nodiscard]] std::vector<std::filesystem::path> spread(std::vector<std::filesystem::path> files);
+
 struct calibration_options {
   index_t window_seconds = 15;  ///< of sound that the encoder sees at a time
   double audio_seconds = 0.0;   ///< no more than so much sound; 0: all

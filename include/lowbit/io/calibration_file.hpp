@@ -86,6 +86,8 @@ class calibration_writer {
     LOWBIT_CHECK((cross.empty() || cross.shape() == shape2{k, k}), shape, "layer ",
                  detail::in_quotes(name), ": cross moments are [", cross.rows(), ", ", cross.cols(),
                  "], moments [", k, ", ", k, "]");
+    LOWBIT_CHECK(moments.shrinkage >= 0.0 && moments.shrinkage <= 1.0, value, "layer ",
+                 detail::in_quotes(name), ": shrinkage = ", moments.shrinkage, " is outside 0..1");
     add_matrix(name, detail::second_moments_entry, moments.matrix());
     if (!cross.empty()) add_matrix(name, detail::cross_moments_entry, cross);
     add_vector(name, detail::mean_magnitude_entry, moments.mean_magnitude);
@@ -94,7 +96,9 @@ class calibration_writer {
                               {"shrinkage", moments.shrinkage},
                               {"distorted", cross.empty() ? 0 : 1},
                               {"also", std::vector<std::string>(layers.begin() + 1, layers.end())}};
-    file_.set_metadata(detail::message(detail::calibration_input_prefix, name), record.dump());
+    const std::string text = record.dump();
+    static_cast<void>(detail::parse_document(text, name));  // a reader's limits
+    file_.set_metadata(detail::message(detail::calibration_input_prefix, name), text);
     step.done();
   }
 
