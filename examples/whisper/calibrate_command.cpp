@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <regex>
 #include <string>
@@ -13,6 +14,7 @@
 #include "commands.hpp"
 #include "lowbit/io/checksum.hpp"
 #include "lowbit/version.hpp"
+#include "sensitivity.hpp"
 #include "session.hpp"
 
 namespace whisper {
@@ -90,6 +92,13 @@ class calibrate_command {
     command.add_option("--distorted-by", distorted_,
                        "a checkpoint quantized from MODEL: moments of what its layers see, and of "
                        "that with what MODEL's see");
+    command.add_flag("--sensitivity", sensitivity_,
+                     "with --distorted-by: also measure what an error of each layer costs, by "
+                     "putting its quantized weights alone into MODEL");
+    command.add_option("--sensitivity-tokens", probe_.text_tokens, "of text, to measure that with")
+        ->capture_default_str();
+    command.add_option("--sensitivity-sounds", probe_.sounds, "sound files, to measure that with")
+        ->capture_default_str();
     add_session_options(command, session_);
     command.footer(footer);
   }
@@ -98,21 +107,26 @@ class calibrate_command {
     const auto start = clock::now();
     const session running(session_);
     const model_file file(model_);
-    const model net(file, session_.load);
+    model net(file, session_.load);
     const tokenizer words(file.vocabulary());
     const mel_spectrogram mel(file.mel_filters());
+    std::unique_ptr<const model_file> distorted_file;
     std::unique_ptr<const model> distorted;
     if (!distorted_.empty()) {
-      distorted = std::make_unique<model>(model_file(distorted_), session_.load);
+      distorted_file = std::make_unique<model_file>(distorted_);
+      distorted = std::make_unique<model>(*distorted_file, session_.load);
     }
+    LOWBIT_CHECK(!sensitivity_ || distorted != nullptr, value,
+                 "--sensitivity needs --distorted-by, to know what errors to measure");
 
     const std::vector<token> text = read_texts(words);
     std::vector<std::filesystem::path> sounds = choose_sounds();
     if (share_ > 0.0) options_.audio_share = share_;
     const fingerprint options = describe_options(sounds);
-    input_collector inputs(choose_layers(net), distorted != nullptr, running.rt().ctx);
-    calibration_run calibrating({net, distorted.get(), words, mel}, std::move(sounds), text,
-                                options_, inputs, running.rt());
+    const std::vector<input_collector::watched_layer> layers = choose_layers(net);
+    input_collector inputs(layers, distorted != nullptr, running.rt().ctx);
+    calibration_run calibrating({net, distorted.get(), words, mel}, sounds, text, options_, inputs,
+                                running.rt());
 
     const std::filesystem::path partial = output_ + ".partial";
     if (std::filesystem::exists(partial)) {
@@ -120,8 +134,22 @@ class calibrate_command {
       std::fprintf(stderr, "going on from %s: %.0f %% done\n", partial.c_str(),
                    100.0 * calibrating.share_done());
     }
-    stream(calibrating, partial, options);
-    write(inputs, options);
+    try {
+      stream(calibrating, partial, options);
+      lowbit::io::calibration_writer out(output_);
+      for (const auto& [key, value] : options) out.set_provenance(key, value);
+      write(inputs, out);
+      if (sensitivity_) {
+        sensitivity_probe probe(net, words, mel, sounds, text, probe_, running.rt());
+        measure(probe, inputs, *distorted_file, net, running.rt(), out);
+      }
+      out.finish();
+    } catch (const lowbit::cancelled_error&) {
+      std::fprintf(stderr, "\nsaving what is done so far ...");
+      save_partial(partial, options, calibrating);
+      std::fprintf(stderr, " start again with the same options to go on\n");
+      throw;
+    }
     std::error_code ignored;
     std::filesystem::remove(partial, ignored);
     summarize(calibrating, seconds_since(start));
@@ -245,44 +273,60 @@ class calibrate_command {
     const double share_at_start = run.share_done();
     auto saved = start;
     auto shown = start - std::chrono::seconds(10);
-    try {
-      while (run.step()) {
-        if (seconds_since(saved) > seconds_between_saves && !run.is_done()) {
-          save_partial(partial, options, run);
-          saved = clock::now();
-        }
-        if (seconds_since(shown) < 1.0 && !run.is_done()) continue;
-        shown = clock::now();
-        const double elapsed = seconds_since(start);
-        const double done = run.share_done() - share_at_start;
-        const double left = done > 0.0 ? elapsed * (1.0 - run.share_done()) / done : 0.0;
-        const calibration_run::progress& p = run.so_far();
-        std::fprintf(
-            stderr,
-            "\r\033[Ksound: %.0f s, %zu tokens; text: %zu of %zu tokens; %.0f s, %.0f s left",
-            p.audio_seconds, p.audio_tokens, p.text_tokens, run.text_tokens(), elapsed, left);
+    while (run.step()) {
+      if (seconds_since(saved) > seconds_between_saves && !run.is_done()) {
+        save_partial(partial, options, run);
+        saved = clock::now();
       }
-    } catch (const lowbit::cancelled_error&) {
-      std::fprintf(stderr, "\nsaving what is done so far ...");
-      save_partial(partial, options, run);
-      std::fprintf(stderr, " start again with the same options to go on\n");
-      throw;
+      if (seconds_since(shown) < 1.0 && !run.is_done()) continue;
+      shown = clock::now();
+      const double elapsed = seconds_since(start);
+      const double done = run.share_done() - share_at_start;
+      const double left = done > 0.0 ? elapsed * (1.0 - run.share_done()) / done : 0.0;
+      const calibration_run::progress& p = run.so_far();
+      std::fprintf(
+          stderr, "\r\033[Ksound: %.0f s, %zu tokens; text: %zu of %zu tokens; %.0f s, %.0f s left",
+          p.audio_seconds, p.audio_tokens, p.text_tokens, run.text_tokens(), elapsed, left);
     }
     std::fprintf(stderr, "\n");
   }
 
-  void write(input_collector& inputs, const fingerprint& options) const {
-    lowbit::io::calibration_writer out(output_);
-    for (const auto& [key, value] : options) out.set_provenance(key, value);
+  static void write(input_collector& inputs, lowbit::io::calibration_writer& out) {
     const auto unseen = inputs.finish(
         [&](std::span<const std::string> layers, const lowbit::io::input_statistics& known) {
           out.add(layers, known.moments, known.cross_moments());
         });
-    out.finish();
     if (unseen.empty()) return;
     std::fprintf(stderr,
                  "left out: %zu layers (%s%s) that no input reached: the encoder needs --audio\n",
                  unseen.size(), unseen.front().c_str(), unseen.size() > 1 ? ", ..." : "");
+  }
+
+  /// The sensitivity of every layer that the checkpoint has quantized.
+  void measure(sensitivity_probe& probe, input_collector& inputs, const model_file& quantized,
+               const model& net, const runtime& rt, lowbit::io::calibration_writer& out) const {
+    std::map<std::string, shape2> shapes;
+    net.for_each_linear([&](std::string_view name, const linear& weights) {
+      shapes.emplace(name, weights.shape());
+    });
+    const auto start = clock::now();
+    index_t done = 0;
+    inputs.finish([&](std::span<const std::string> layers,
+                      const lowbit::io::input_statistics& known) {
+      for (const std::string& layer : layers) {
+        rt.check_stop();
+        auto weights = quantized.load_linear(layer + ".weight", shapes.at(layer), session_.load);
+        const auto found = probe.measure(layer, std::move(weights), known.moments);
+        done += 1;
+        std::fprintf(stderr, "\r\033[Ksensitivity: %zu of at most %zu layers, %.0f s", done,
+                     shapes.size(), seconds_since(start));
+        if (!found) continue;
+        out.set_sensitivity(layer, found->nats / found->relative_error);
+        std::fprintf(stderr, "; %s: %.5f nats for an error of %.5f", layer.c_str(), found->nats,
+                     found->relative_error);
+      }
+    });
+    std::fprintf(stderr, "\n");
   }
 
   void summarize(const calibration_run& run, double seconds) const {
@@ -305,6 +349,8 @@ class calibrate_command {
   double share_ = 0.0;  // 0: none
   std::string layers_ = ".";
   std::string distorted_;
+  bool sensitivity_ = false;
+  sensitivity_options probe_;
   calibration_options options_;
   session_options session_;
 };

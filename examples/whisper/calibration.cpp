@@ -255,6 +255,22 @@ std::vector<std::vector<token>> spread_windows(std::span<const token> text, inde
   return windows;
 }
 
+std::vector<token> hear_greedily(const tokenizer& words, index_t most,
+                                 const std::function<matrix(std::span<const token>)>& decode) {
+  std::vector<token> read = prompt_of(words);
+  const index_t prompt = read.size();
+  most = std::min(most, prompt + most_tokens_of_sound);
+  matrix logits = decode(read);
+  while (read.size() < most) {
+    const token next = choose_greedily(logits.view().row(0), words.special());
+    if (next == words.special().end_of_text) break;
+    read.push_back(next);
+    logits = decode({&read.back(), 1});
+    if (is_looping(std::span(read).subspan(prompt))) break;
+  }
+  return read;
+}
+
 calibration_run::calibration_run(const networks& nets, std::vector<std::filesystem::path> sounds,
                                  std::span<const token> text, const calibration_options& options,
                                  input_collector& inputs, const runtime& rt)
@@ -348,22 +364,15 @@ void calibration_run::hear_window(std::span<const float> samples) {
 
   // The decoder reads what the original network hears.
   inputs_.weigh({});
-  const special_tokens& special = nets_.words.special();
-  std::vector<token> next = prompt_of(nets_.words);
-  std::vector<token> text;
-  while (true) {
-    matrix logits;
-    for (lane& l : nets) {
-      matrix of_lane = l.net->decode(l.state, next, 1, l.rt);
-      if (&l == &nets.front()) logits = std::move(of_lane);
-    }
-    so_far_.audio_tokens += next.size();
-    next = {choose_greedily(logits.view().row(0), special)};
-    text.push_back(next.front());
-    if (next.front() == special.end_of_text || is_looping(text)) break;
-    if (text.size() == most_tokens_of_sound) break;
-    if (nets.front().state.tokens == nets_.original.sizes().text_context) break;
-  }
+  const std::vector<token> tokens = hear_greedily(
+      nets_.words, nets_.original.sizes().text_context, [&](std::span<const token> next) {
+        matrix logits = nets.front().net->decode(nets.front().state, next, 1, nets.front().rt);
+        for (lane& l : std::span(nets).subspan(1)) {
+          static_cast<void>(l.net->decode(l.state, next, 1, l.rt));
+        }
+        return logits;
+      });
+  so_far_.audio_tokens += tokens.size();
 }
 
 /// The weight of a row of text, so that text has the rest of what sound has a share of.

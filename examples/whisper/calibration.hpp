@@ -112,6 +112,12 @@ struct calibration_options {
   return {words.special().start_of_transcript, words.special().no_timestamps};
 }
 
+/// What the decoder reads when it hears a sound greedily: the prompt and the text, at most so many
+/// tokens. decode(tokens) reads on and returns the logits [1, vocabulary] after the last of them.
+[[nodiscard]] std::vector<token> hear_greedily(
+    const tokenizer& words, index_t most,
+    const std::function<matrix(std::span<const token>)>& decode);
+
 /// Runs a network, or two side by side, over sound and text.
 class calibration_run {
  public:
