@@ -93,8 +93,10 @@ class calibrate_command {
                        "a checkpoint quantized from MODEL: moments of what its layers see, and of "
                        "that with what MODEL's see");
     command.add_flag("--sensitivity", sensitivity_,
-                     "with --distorted-by: also measure what an error of each layer costs, by "
-                     "putting its quantized weights alone into MODEL");
+                     "also measure what an error of each layer costs, by putting the quantized "
+                     "weights of --distorted-by into MODEL, one layer at a time");
+    command.add_option("--sensitivity-of", sensitivity_of_,
+                       "the same with the weights of this checkpoint");
     command.add_option("--sensitivity-tokens", probe_.text_tokens, "of text, to measure that with")
         ->capture_default_str();
     command.add_option("--sensitivity-sounds", probe_.sounds, "sound files, to measure that with")
@@ -110,14 +112,13 @@ class calibrate_command {
     model net(file, session_.load);
     const tokenizer words(file.vocabulary());
     const mel_spectrogram mel(file.mel_filters());
-    std::unique_ptr<const model_file> distorted_file;
     std::unique_ptr<const model> distorted;
     if (!distorted_.empty()) {
-      distorted_file = std::make_unique<model_file>(distorted_);
-      distorted = std::make_unique<model>(*distorted_file, session_.load);
+      distorted = std::make_unique<model>(model_file(distorted_), session_.load);
     }
-    LOWBIT_CHECK(!sensitivity_ || distorted != nullptr, value,
-                 "--sensitivity needs --distorted-by, to know what errors to measure");
+    LOWBIT_CHECK(!sensitivity_ || distorted != nullptr || !sensitivity_of_.empty(), value,
+                 "--sensitivity needs quantized weights: --distorted-by or --sensitivity-of");
+    if (sensitivity_of_.empty() && sensitivity_) sensitivity_of_ = distorted_;
 
     const std::vector<token> text = read_texts(words);
     std::vector<std::filesystem::path> sounds = choose_sounds();
@@ -139,9 +140,10 @@ class calibrate_command {
       lowbit::io::calibration_writer out(output_);
       for (const auto& [key, value] : options) out.set_provenance(key, value);
       write(inputs, out);
-      if (sensitivity_) {
+      if (!sensitivity_of_.empty()) {
+        out.set_provenance("sensitivity_of", name_of(sensitivity_of_));
         sensitivity_probe probe(net, words, mel, sounds, text, probe_, running.rt());
-        measure(probe, inputs, *distorted_file, net, running.rt(), out);
+        measure(probe, inputs, net, running.rt(), out);
       }
       out.finish();
     } catch (const lowbit::cancelled_error&) {
@@ -204,16 +206,15 @@ class calibrate_command {
     return chosen;
   }
 
-  [[nodiscard]] static std::string checksum_of(const std::string& path) {
-    return lowbit::io::checksum_text(lowbit::io::checksum(lowbit::io::mapped_file(path).bytes()));
+  /// A file's name and checksum.
+  [[nodiscard]] static std::string name_of(const std::string& path) {
+    return std::filesystem::path(path).filename().string() + " " +
+           lowbit::io::checksum_text(lowbit::io::checksum(lowbit::io::mapped_file(path).bytes()));
   }
 
   [[nodiscard]] fingerprint describe_options(
       const std::vector<std::filesystem::path>& sounds) const {
     using lowbit::detail::message;
-    const auto name_of = [](const std::string& path) {
-      return std::filesystem::path(path).filename().string() + " " + checksum_of(path);
-    };
     fingerprint all;
     all.emplace_back("tool", "whisper calibrate " LOWBIT_VERSION_STRING);
     all.emplace_back("model", name_of(model_));
@@ -303,14 +304,16 @@ class calibrate_command {
   }
 
   /// The sensitivity of every layer that the checkpoint has quantized.
-  void measure(sensitivity_probe& probe, input_collector& inputs, const model_file& quantized,
-               const model& net, const runtime& rt, lowbit::io::calibration_writer& out) const {
+  void measure(sensitivity_probe& probe, input_collector& inputs, const model& net,
+               const runtime& rt, lowbit::io::calibration_writer& out) const {
+    const model_file quantized(sensitivity_of_);
     std::map<std::string, shape2> shapes;
     net.for_each_linear([&](std::string_view name, const linear& weights) {
       shapes.emplace(name, weights.shape());
     });
     const auto start = clock::now();
     index_t done = 0;
+    const index_t all = inputs.layers();
     inputs.finish([&](std::span<const std::string> layers,
                       const lowbit::io::input_statistics& known) {
       for (const std::string& layer : layers) {
@@ -318,8 +321,10 @@ class calibrate_command {
         auto weights = quantized.load_linear(layer + ".weight", shapes.at(layer), session_.load);
         const auto found = probe.measure(layer, std::move(weights), known.moments);
         done += 1;
-        std::fprintf(stderr, "\r\033[Ksensitivity: %zu of at most %zu layers, %.0f s", done,
-                     shapes.size(), seconds_since(start));
+        const double elapsed = seconds_since(start);
+        std::fprintf(stderr, "\r\033[Ksensitivity: %zu of %zu layers, %.0f s, %.0f s left", done,
+                     all, elapsed,
+                     elapsed * (static_cast<double>(all) / static_cast<double>(done) - 1.0));
         if (!found) continue;
         out.set_sensitivity(layer, found->nats / found->relative_error);
         std::fprintf(stderr, "; %s: %.5f nats for an error of %.5f", layer.c_str(), found->nats,
@@ -350,6 +355,7 @@ class calibrate_command {
   std::string layers_ = ".";
   std::string distorted_;
   bool sensitivity_ = false;
+  std::string sensitivity_of_;
   sensitivity_options probe_;
   calibration_options options_;
   session_options session_;

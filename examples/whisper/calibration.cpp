@@ -79,6 +79,12 @@ input_collector::input_collector(const std::vector<watched_layer>& layers, bool 
 }
 input_collector::~input_collector() = default;
 
+index_t input_collector::layers() const noexcept {
+  index_t sum = 0;
+  for (const auto& in : inputs_) sum += in->layers.size();
+  return sum;
+}
+
 layer_observer& input_collector::first() noexcept { return *first_; }
 layer_observer& input_collector::second() noexcept { return *second_; }
 

@@ -40,6 +40,8 @@ class input_collector {
   input_collector& operator=(const input_collector&) = delete;
   ~input_collector();
 
+  /// How many there are.
+  [[nodiscard]] index_t layers() const noexcept;
   /// Watches the network; with a second one, the original.
   [[nodiscard]] layer_observer& first() noexcept;
   /// Watches the second network, which must see the same rows in the same order.
