@@ -297,14 +297,18 @@ bool calibration_run::is_done() const noexcept {
 double calibration_run::share_done() const noexcept {
   // A sound of one window costs about as much as 600 tokens of text.
   constexpr double cost_of_sound = 600.0;
-  const auto heard = static_cast<double>(std::min<index_t>(so_far_.units, sounds_.size()));
-  double sounds = static_cast<double>(sounds_.size());
-  if (options_.audio_seconds > 0.0) {
-    const double length = heard > 0.0 ? so_far_.audio_seconds / heard : 3.0;
-    sounds = std::min(sounds, std::ceil(options_.audio_seconds / std::max(length, 0.1)));
+  const auto heard = static_cast<double>(so_far_.sounds);
+  double sounds = heard;
+  if (so_far_.units < sounds_.size()) {
+    sounds = static_cast<double>(sounds_.size());
+    if (options_.audio_seconds > 0.0) {
+      const double length = heard > 0.0 ? so_far_.audio_seconds / heard : 3.0;
+      sounds = std::min(sounds, std::ceil(options_.audio_seconds / length));
+    }
   }
   const double all = cost_of_sound * sounds + static_cast<double>(text_tokens_);
-  return (cost_of_sound * std::min(heard, sounds) + static_cast<double>(so_far_.text_tokens)) / all;
+  return (cost_of_sound * std::min(heard, sounds) + static_cast<double>(so_far_.text_tokens)) /
+         std::max(all, 1.0);
 }
 
 bool calibration_run::step() {

@@ -16,6 +16,7 @@ using lowbit_test::temporary_folder;
 using whisper::index_t;
 using whisper::matrix;
 using whisper::token;
+using whisper_test::loaded;
 using whisper_test::random_matrix;
 using whisper_test::runner;
 using whisper_test::tiny_model;
@@ -165,18 +166,6 @@ TEST_CASE("GELU and layer norms") {
     }
   }
 }
-
-/// A tiny model in a file, loaded.
-struct loaded {
-  explicit loaded(const whisper::load_options& options = {}, const tiny_model& tiny = {}) {
-    const temporary_folder folder;
-    whisper_test::write_file(folder / "tiny.bin", tiny.bytes());
-    file.emplace(folder / "tiny.bin");
-    net.emplace(*file, options);
-  }
-  std::optional<whisper::model_file> file;
-  std::optional<whisper::model> net;
-};
 
 TEST_CASE("text decoded token by token gives the logits of all tokens at once") {
   const loaded tiny;
