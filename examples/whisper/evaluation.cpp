@@ -184,19 +184,17 @@ std::map<std::string, std::string> read_transcripts(const std::filesystem::path&
   return out;
 }
 
-std::vector<std::string> names_of_clips(const std::filesystem::path& folder) {
+std::vector<std::filesystem::path> wav_files(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
-  std::vector<std::string> names;
+  std::vector<fs::path> files;
   std::error_code error;
-  for (fs::recursive_directory_iterator at(folder, error), end; !error && at != end;
-       at.increment(error)) {
-    if (at->path().extension() != ".wav") continue;
-    names.push_back(
-        fs::path(at->path()).replace_extension().lexically_relative(folder).generic_string());
+  fs::recursive_directory_iterator at(folder, error);
+  for (; !error && at != fs::end(at); at.increment(error)) {
+    if (at->path().extension() == ".wav") files.push_back(at->path());
   }
   LOWBIT_CHECK(!error, system, "cannot read the folder ", folder.string(), ": ", error.message());
-  std::sort(names.begin(), names.end());
-  return names;
+  std::sort(files.begin(), files.end());
+  return files;
 }
 
 }  // namespace
@@ -205,16 +203,17 @@ std::vector<clip> read_clips(const std::filesystem::path& folder,
                              const std::filesystem::path& transcripts,
                              const clip_options& options) {
   const auto texts = read_transcripts(transcripts);
-  const std::vector<std::string> names = names_of_clips(folder);
+  const std::vector<std::filesystem::path> files = wav_files(folder);
   std::vector<clip> clips;
-  for (std::size_t i = 0; i < names.size(); i += 2) {
-    const auto text = texts.find(names[i]);
+  for (std::size_t i = 0; i < files.size(); i += 2) {
+    auto name = files[i].lexically_relative(folder).replace_extension().generic_string();
+    const auto text = texts.find(name);
     if (text == texts.end() || text->second.find('[') != std::string::npos) continue;
-    clip c{.name = names[i],
+    clip c{.name = std::move(name),
            .samples = {},
            .words = normalized_words(without_parentheses(text->second))};
     if (c.words.empty() || c.words.size() < options.least_words) continue;
-    c.samples = read_audio(folder / (names[i] + ".wav"));
+    c.samples = read_audio(files[i]);
     if (c.samples.empty() || c.samples.size() > options.window_seconds * sample_rate) continue;
     clips.push_back(std::move(c));
   }

@@ -100,7 +100,7 @@ struct clip_options {
   index_t count = 0;            ///< so many, evenly spread; 0 for all
 };
 
-/// The .wav files in a folder and those below it, sorted by their path; those of even index are for
+/// The .wav files in a folder and those below it, sorted as std::filesystem::path; those of even index are for
 /// evaluation (the others are for calibration). Those have a transcript, a line `name: text`,
 /// count, unless brackets in it say that they are no speech; what is in parentheses is not spoken.
 /// Refuses (system, value) what cannot be read and fewer clips than wanted.
