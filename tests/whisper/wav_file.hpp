@@ -1,0 +1,39 @@
+// tests/whisper/wav_file.hpp: sound files as bytes.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace whisper_test {
+
+template <class T>
+void put(std::string& out, T value) {
+  char bytes[sizeof value];
+  std::memcpy(bytes, &value, sizeof value);
+  out.append(bytes, sizeof value);
+}
+
+/// A WAV file of interleaved samples, 16-bit or float.
+template <class T>
+std::string wav(std::uint32_t rate, std::uint16_t channels, const std::vector<T>& samples) {
+  const auto size = static_cast<std::uint32_t>(samples.size() * sizeof(T));
+  std::string out = "RIFF";
+  put(out, 36 + size);
+  out += "WAVEfmt ";
+  put(out, std::uint32_t{16});
+  put(out, static_cast<std::uint16_t>(std::is_same_v<T, float> ? 3 : 1));
+  put(out, channels);
+  put(out, rate);
+  put(out, static_cast<std::uint32_t>(rate * channels * sizeof(T)));
+  put(out, static_cast<std::uint16_t>(channels * sizeof(T)));
+  put(out, static_cast<std::uint16_t>(8 * sizeof(T)));
+  out += "data";
+  put(out, size);
+  for (const T s : samples) put(out, s);
+  return out;
+}
+
+}  // namespace whisper_test
