@@ -14,8 +14,6 @@
 #include "commands.hpp"
 #include "evaluation.hpp"
 #include "lowbit/io/atomic_file.hpp"
-#include "lowbit/io/checksum.hpp"
-#include "lowbit/io/mapped_file.hpp"
 #include "lowbit/version.hpp"
 #include "progress_line.hpp"
 #include "session.hpp"
@@ -171,8 +169,12 @@ json bits_per_weight(const model& net) {
                              : name.starts_with("decoder.blocks.") ? "decoder_blocks"
                              : name.starts_with("decoder.token")   ? "embedding"
                                                                    : "convolutions";
-    parts[part].bits += static_cast<double>(weights.stored_bits());
-    parts[part].weights += static_cast<double>(weights.shape().size());
+    const auto add = [&](const std::string& to) {
+      parts[to].bits += static_cast<double>(weights.stored_bits());
+      parts[to].weights += static_cast<double>(weights.shape().size());
+    };
+    add(part);
+    if (std::string_view(part).ends_with("_blocks")) add("blocks");
   });
   json out;
   for (const auto& [part, s] : parts) out[part] = s.bits / s.weights;
@@ -202,7 +204,8 @@ class evaluation {
         words_(file_.vocabulary()),
         mel_(file_.mel_filters()),
         longest_window_(net_.sizes().audio_context * 2 / mel_spectrogram::frames_per_second),
-        cache_(options.cache, cache_key()) {
+        of_reference_(take_fingerprint(net_, words_.special(), mel_, rt)),
+        cache_(options.cache, of_reference_) {
     if (options.only != "speech") {
       windows_ = text_windows(
           words_, text_from(read_text(options.text), options.text_offset, options.keep_lines),
@@ -230,7 +233,8 @@ class evaluation {
                   .text = {},
                   .speech = {},
                   .heard = {}};
-    const bool same_encoder = have_same_encoder(net_, net, mel_, rt_);
+    const bool same_encoder =
+        take_fingerprint(net, words_.special(), mel_, rt_).encoder == of_reference_.encoder;
     if (!windows_.empty()) run_text(net, same_encoder, found);
     if (!clips_.empty()) run_speech(net, same_encoder, found);
     return found;
@@ -240,15 +244,6 @@ class evaluation {
   [[nodiscard]] std::string_view text_of(token id) const noexcept { return words_.text_of(id); }
 
  private:
-  /// Everything that the f16 model's results depend on, beside the clip.
-  [[nodiscard]] std::string cache_key() const {
-    const lowbit::io::mapped_file bytes(options_.against);
-    return lowbit::detail::message(
-        LOWBIT_VERSION_STRING, " ", lowbit::io::checksum_text(lowbit::io::checksum(bytes.bytes())),
-        " ", bytes.bytes().size(), " ", static_cast<int>(options_.session.load.dense), " ",
-        static_cast<int>(options_.session.load.activations), " ", rt_.floats->name);
-  }
-
   [[nodiscard]] matrix encode(const model& net, std::span<const float> samples,
                               index_t seconds) const {
     return net.encode(mel_(samples, seconds).view(), rt_);
@@ -320,6 +315,7 @@ class evaluation {
   tokenizer words_;
   mel_spectrogram mel_;
   index_t longest_window_;
+  fingerprint of_reference_;
   clip_cache cache_;
   std::vector<std::vector<token>> windows_;
   std::vector<clip> clips_;
@@ -395,7 +391,8 @@ class evaluate_command {
     command.add_option("--classes", o.classes,
                        "figures for classes of tokens, too: a rule file, or `default`");
     command.add_option("--json", o.json, "write all figures to a file");
-    command.add_option("--cache", o.cache, "folder")->capture_default_str();
+    command.add_option("--cache-folder", o.cache, "for what the f16 model hears")
+        ->capture_default_str();
     command.footer(footer);
   }
 

@@ -11,7 +11,6 @@
 #include "lowbit/core/random.hpp"
 #include "lowbit/io/atomic_file.hpp"
 #include "lowbit/io/checksum.hpp"
-#include "lowbit/io/mapped_file.hpp"
 
 namespace whisper {
 
@@ -244,11 +243,6 @@ struct cache_header {
   friend bool operator==(const cache_header&, const cache_header&) = default;
 };
 
-template <class T>
-std::span<const std::byte> bytes_of(std::span<const T> values) {
-  return std::as_bytes(values);
-}
-
 std::uint64_t checksum_of(std::span<const float> values, std::span<const token> tokens) {
   const std::uint64_t both[] = {lowbit::io::checksum(std::as_bytes(values)),
                                 lowbit::io::checksum(std::as_bytes(tokens))};
@@ -262,8 +256,8 @@ std::string hex_digits(std::uint64_t value) {
 
 }  // namespace
 
-clip_cache::clip_cache(const std::filesystem::path& folder, std::string_view model)
-    : folder_(folder / hex_digits(lowbit::io::checksum(std::as_bytes(std::span(model))))) {
+clip_cache::clip_cache(const std::filesystem::path& folder, const fingerprint& model)
+    : folder_(folder / (hex_digits(model.encoder) + hex_digits(model.decoder))) {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);
   LOWBIT_CHECK(!error, system, "cannot make the folder ", folder_.string(), ": ", error.message());
@@ -316,16 +310,17 @@ void clip_cache::store(std::span<const float> samples, index_t window_seconds,
   file.commit();
 }
 
-bool have_same_encoder(const model& a, const model& b, const mel_spectrogram& mel,
-                       const runtime& rt) {
+fingerprint take_fingerprint(const model& net, const special_tokens& special,
+                             const mel_spectrogram& mel, const runtime& rt) {
   constexpr float loudness = 0.1F;
   std::vector<float> noise(sample_rate);
   for (index_t i = 0; i < noise.size(); ++i) noise[i] = loudness * lowbit::random_normal(0, i);
-  const matrix spectrogram = mel(noise, 1);
-  const matrix of_a = a.encode(spectrogram.view(), rt);
-  const matrix of_b = b.encode(spectrogram.view(), rt);
-  return of_a.shape() == of_b.shape() &&
-         std::memcmp(of_a.values().data(), of_b.values().data(), of_a.values().size_bytes()) == 0;
+  const matrix audio = net.encode(mel(noise, 1).view(), rt);
+  decoder_state state = net.start(audio.view(), rt);
+  const token text[] = {0, 1, 2, 3, 4, 5, 6, 7};
+  const matrix logits = predict(net, state, special, text, rt);
+  return {.encoder = lowbit::io::checksum(std::as_bytes(audio.values())),
+          .decoder = lowbit::io::checksum(std::as_bytes(logits.values()))};
 }
 
 }  // namespace whisper

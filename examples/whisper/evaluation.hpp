@@ -100,10 +100,10 @@ struct clip_options {
   index_t count = 0;            ///< so many, evenly spread; 0 for all
 };
 
-/// The .wav files in a folder and those below it, sorted as std::filesystem::path; those of even index are for
-/// evaluation (the others are for calibration). Those have a transcript, a line `name: text`,
-/// count, unless brackets in it say that they are no speech; what is in parentheses is not spoken.
-/// Refuses (system, value) what cannot be read and fewer clips than wanted.
+/// The .wav files in a folder and those below it, sorted as std::filesystem::path; those of even
+/// index are for evaluation (the others are for calibration). Those have a transcript, a line
+/// `name: text`, count, unless brackets in it say that they are no speech; what is in parentheses
+/// is not spoken. Refuses (system, value) what cannot be read and fewer clips than wanted.
 [[nodiscard]] std::vector<clip> read_clips(const std::filesystem::path& folder,
                                            const std::filesystem::path& transcripts,
                                            const clip_options& options);
@@ -118,8 +118,7 @@ struct heard_clip {
 /// not at all, and verified when they are read. Refuses (system) a folder that cannot be made.
 class clip_cache {
  public:
-  /// `model` stands for the model and everything else that the results depend on.
-  clip_cache(const std::filesystem::path& folder, std::string_view model);
+  clip_cache(const std::filesystem::path& folder, const fingerprint& model);
 
   /// Nothing where there is no file or it is damaged.
   [[nodiscard]] std::optional<heard_clip> find(std::span<const float> samples,
@@ -133,8 +132,14 @@ class clip_cache {
   std::filesystem::path folder_;
 };
 
-/// Whether two models have the same encoder: the bits that it makes of a second of noise are equal.
-[[nodiscard]] bool have_same_encoder(const model& a, const model& b, const mel_spectrogram& mel,
-                                     const runtime& rt);
+/// Checksums of what a model makes of a second of noise: equal where weights, options and kernels
+/// give the same bits.
+struct fingerprint {
+  std::uint64_t encoder = 0;  ///< of the encoder's output
+  std::uint64_t decoder = 0;  ///< of logits after that
+};
+
+[[nodiscard]] fingerprint take_fingerprint(const model& net, const special_tokens& special,
+                                           const mel_spectrogram& mel, const runtime& rt);
 
 }  // namespace whisper
