@@ -67,8 +67,7 @@ struct figures {
 
 [[nodiscard]] figures summarize(std::span<const token_figures> tokens);
 
-// -- text
-// ------------------------------------------------------------------------------------------
+// -- text ----------------------------------------------------------------------------------------
 
 /// A text from its first white space at byte `offset` or later on. Unless `keep_lines`, every run
 /// of white space becomes one blank: the model has never read a line break.
@@ -85,8 +84,17 @@ struct figures {
 [[nodiscard]] matrix predict(const model& net, decoder_state& state, const special_tokens& special,
                              std::span<const token> tokens, const runtime& rt);
 
-// -- speech
-// ----------------------------------------------------------------------------------------
+/// Checksums of what a model makes of a second of noise: equal where weights, options and kernels
+/// give the same bits.
+struct fingerprint {
+  std::uint64_t encoder = 0;  ///< of the encoder's output
+  std::uint64_t decoder = 0;  ///< of logits after that
+};
+
+[[nodiscard]] fingerprint take_fingerprint(const model& net, const special_tokens& special,
+                                           const mel_spectrogram& mel, const runtime& rt);
+
+// -- speech --------------------------------------------------------------------------------------
 
 struct clip {
   std::string name;  ///< its path in the folder without ".wav", as transcripts name it
@@ -101,8 +109,8 @@ struct clip_options {
 };
 
 /// The .wav files in a folder and those below it, sorted as std::filesystem::path; those of even
-/// index are for evaluation (the others are for calibration). Those have a transcript, a line
-/// `name: text`, count, unless brackets in it say that they are no speech; what is in parentheses
+/// index are for evaluation (the others are for calibration). Those with a transcript (a line
+/// `name: text`) count, unless brackets in it say that they are no speech; what is in parentheses
 /// is not spoken. Refuses (system, value) what cannot be read and fewer clips than wanted.
 [[nodiscard]] std::vector<clip> read_clips(const std::filesystem::path& folder,
                                            const std::filesystem::path& transcripts,
@@ -131,15 +139,5 @@ class clip_cache {
 
   std::filesystem::path folder_;
 };
-
-/// Checksums of what a model makes of a second of noise: equal where weights, options and kernels
-/// give the same bits.
-struct fingerprint {
-  std::uint64_t encoder = 0;  ///< of the encoder's output
-  std::uint64_t decoder = 0;  ///< of logits after that
-};
-
-[[nodiscard]] fingerprint take_fingerprint(const model& net, const special_tokens& special,
-                                           const mel_spectrogram& mel, const runtime& rt);
 
 }  // namespace whisper
