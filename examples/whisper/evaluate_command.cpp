@@ -521,6 +521,7 @@ class evaluate_command {
       if (!o.text.empty()) entry["text"] = figures_json(o.text, classes);
       if (!o.heard.own.empty()) {
         entry["speech"] = figures_json(o.speech, classes);
+        entry["speech"]["clips"] = o.heard.own.size();
         entry["speech"]["words"] = o.heard.words();
         entry["speech"]["wer"] = to_json(clustered_mean(o.heard.own));
         entry["speech"]["f16_wer"] = to_json(clustered_mean(o.heard.reference));

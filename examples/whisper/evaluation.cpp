@@ -239,8 +239,6 @@ struct cache_header {
   std::uint64_t cols = 0;
   std::uint64_t tokens = 0;
   std::uint64_t checksum = 0;  ///< of the values, then of the tokens
-
-  friend bool operator==(const cache_header&, const cache_header&) = default;
 };
 
 std::uint64_t checksum_of(std::span<const float> values, std::span<const token> tokens) {
