@@ -6,7 +6,7 @@
 #include "catch.hpp"
 #include "tiny_model.hpp"
 #include "token_classes.hpp"
-#include "wav_file.hpp"
+#include "wav.hpp"
 
 namespace {
 

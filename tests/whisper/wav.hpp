@@ -1,4 +1,4 @@
-// tests/whisper/wav_file.hpp: sound files as bytes.
+// tests/whisper/wav.hpp: sound files.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +9,17 @@
 
 namespace whisper_test {
 
-template <class T>
-void put(std::string& out, T value) {
-  char bytes[sizeof value];
-  std::memcpy(bytes, &value, sizeof value);
-  out.append(bytes, sizeof value);
-}
-
 /// A WAV file of interleaved samples, 16-bit or float.
 template <class T>
-std::string wav(std::uint32_t rate, std::uint16_t channels, const std::vector<T>& samples) {
+[[nodiscard]] std::string wav(std::uint32_t rate, std::uint16_t channels,
+                              const std::vector<T>& samples) {
   const auto size = static_cast<std::uint32_t>(samples.size() * sizeof(T));
   std::string out = "RIFF";
+  const auto put = [](std::string& to, auto value) {
+    char bytes[sizeof value];
+    std::memcpy(bytes, &value, sizeof value);
+    to.append(bytes, sizeof value);
+  };
   put(out, 36 + size);
   out += "WAVEfmt ";
   put(out, std::uint32_t{16});
