@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   int status = 0;
   whisper::add_transcribe(program, status);
   whisper::add_calibrate(program);
+  whisper::add_evaluate(program);
   try {
     program.parse(argc, argv);
     return status;

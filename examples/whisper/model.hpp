@@ -87,14 +87,8 @@ struct decoder_state {
   std::vector<layer> layers;
   index_t tokens = 0;
 
-  /// As if no token had been read yet.
-  void forget_tokens() noexcept {
-    for (layer& l : layers) {
-      l.keys.clear();
-      l.values.clear();
-    }
-    tokens = 0;
-  }
+  /// Forgets the tokens, not the window.
+  void restart() noexcept;
   /// What the next token reads beside weights.
   [[nodiscard]] std::uint64_t bytes() const noexcept;
 };
