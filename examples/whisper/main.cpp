@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   program.set_version_flag("--version", LOWBIT_VERSION_STRING);
   int status = 0;
   whisper::add_transcribe(program, status);
+  whisper::add_benchmark(program);
   try {
     program.parse(argc, argv);
     return status;

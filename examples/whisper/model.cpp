@@ -185,6 +185,14 @@ void head_cache::append(matrix_view<const float> rows) {
   tokens_ += rows.rows();
 }
 
+void decoder_state::restart() noexcept {
+  for (layer& l : layers) {
+    l.keys.clear();
+    l.values.clear();
+  }
+  tokens = 0;
+}
+
 std::uint64_t decoder_state::bytes() const noexcept {
   std::uint64_t sum = 0;
   for (const layer& l : layers) {

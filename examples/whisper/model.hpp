@@ -86,6 +86,8 @@ struct decoder_state {
   std::vector<layer> layers;
   index_t tokens = 0;
 
+  /// Forgets the tokens, not the window.
+  void restart() noexcept;
   /// What the next token reads beside weights.
   [[nodiscard]] std::uint64_t bytes() const noexcept;
 };

@@ -27,6 +27,8 @@ struct model_sizes {
   index_t text_heads = 0;
   index_t text_layers = 0;
   index_t mels = 0;
+
+  friend bool operator==(const model_sizes&, const model_sizes&) = default;
 };
 
 /// How weights are kept in memory.
