@@ -40,9 +40,9 @@ constexpr std::string_view text =
 struct contender {
   std::string name;
   std::unique_ptr<model> net;
-  matrix audio = {};          ///< its encoder's output
-  decoder_state state = {};   ///< after a text
-  std::uint64_t read = 0;     ///< keys and values, by all tokens of a text
+  matrix audio = {};         ///< its encoder's output
+  decoder_state state = {};  ///< after a text
+  std::uint64_t read = 0;    ///< keys and values, by all tokens of a text
   std::vector<double> encode = {}, prepare = {}, decode = {};  ///< seconds, round by round
 };
 
@@ -64,7 +64,8 @@ class benchmark_command {
  public:
   explicit benchmark_command(CLI::App& command) {
     command.add_option("MODEL", models_, "ggml files or quantized checkpoints")->required();
-    command.add_option("--audio", audio_, "sound file to encode (its first 30 s); default: silence");
+    command.add_option("--audio", audio_,
+                       "sound file to encode (its first 30 s); default: silence");
     command.add_option("--rounds", rounds_, "how often everything is measured")
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
@@ -72,9 +73,10 @@ class benchmark_command {
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
     command.add_option("--json", json_, "write the figures to this file");
-    command.add_flag("!--no-floats", has_floats_,
-                     "only the models given, without the f32 and f16 paths of the first one that is "
-                     "not quantized");
+    command.add_flag(
+        "!--no-floats", has_floats_,
+        "only the models given, without the f32 and f16 paths of the first one that is "
+        "not quantized");
     add_session_options(command, session_);
   }
 

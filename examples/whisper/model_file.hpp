@@ -35,6 +35,7 @@ struct model_sizes {
 struct load_options {
   dense_storage dense = dense_storage::f16;
   activation_mode activations = activation_mode::int8;  ///< of quantized weights
+  cache_storage cache = cache_storage::automatic;
 };
 
 /// Maps the file for as long as it lives; what it returns does not refer to it.

@@ -39,6 +39,16 @@ void add_session_options(CLI::App& command, session_options& options) {
       .add_option("--activations", options.load.activations,
                   "inputs of quantized layers: int8 (fast), float (exact)")
       ->transform(CLI::CheckedTransformer(activations).description("{int8,float}"));
+  const std::map<std::string, cache_storage> caches{{"auto", cache_storage::automatic},
+                                                    {"float", cache_storage::floats},
+                                                    {"int8", cache_storage::int8},
+                                                    {"int4", cache_storage::int4}};
+  command
+      .add_option(
+          "--cache", options.load.cache,
+          "keys and values of the audio: int8, int4 (decoder only), float; auto: int8 where "
+          "inputs of quantized layers are")
+      ->transform(CLI::CheckedTransformer(caches).description("{auto,float,int8,int4}"));
 }
 
 session::session(const session_options& options)
