@@ -30,8 +30,12 @@ static_assert(tile_rows == whisper_softmax_lanes);
     for (index_t run = 0; run < runs.count(); ++run) {
       const std::int8_t* const from = rows.codes(run).data() + row * rows.run_bytes();
       std::uint8_t* const to = out.data() + runs.begin(run);
-      for (index_t i = 0; i < runs.size(run); ++i)
-        to[i] = static_cast<std::uint8_t>(from[i] + zero);
+      // Copies, since bytes may alias what a lambda refers to.
+      const auto shift = static_cast<std::uint8_t>(zero);
+      const index_t count = runs.size(run);
+      for (index_t i = 0; i < count; ++i) {
+        to[i] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(from[i]) + shift);
+      }
     }
   };
   const auto levels = [&](index_t row, index_t group, std::span<float> scales) {
@@ -48,7 +52,7 @@ static_assert(tile_rows == whisper_softmax_lanes);
 
 [[nodiscard]] matrix transposed(matrix_view<const float> x) {
   constexpr index_t block = 16;
-  matrix out(x.cols(), x.rows());
+  matrix out = matrix::for_overwrite({x.cols(), x.rows()});
   for (index_t r = 0; r < x.rows(); r += block) {
     for (index_t c = 0; c < x.cols(); ++c) {
       const auto row = out.view().row(c);
@@ -81,7 +85,7 @@ void head_cache::append(matrix_view<const float> rows) {
 
 matrix attend(const matrix& queries, const head_cache& keys, const head_cache& values,
               index_t heads, bool causal, const runtime& rt) {
-  matrix out(queries.shape());
+  matrix out = matrix::for_overwrite(queries.shape());
   const index_t n = keys.tokens();
   const index_t width = queries.cols() / heads;
   const index_t blocks = lowbit::div_up(queries.rows(), block_tokens);
@@ -129,7 +133,7 @@ matrix code_cache::attend(const matrix& queries, const runtime& rt) const {
   const auto product = kernels::select_code_gemm(rt.ctx.allowed).run;
   const kernels::context ctx = context_for(rt, queries.rows(), tokens, queries.cols());
   const kernels::context serial = ctx.serial();
-  matrix out(queries.shape());
+  matrix out = matrix::for_overwrite(queries.shape());
   kernels::parallel_for_blocks(ctx, queries.rows(), block, [&](row_range rows) {
     const index_t count = rows.size();
     const kernels::int8_activations q(queries.view().middle_rows(rows),
@@ -154,7 +158,7 @@ matrix code_cache::attend(const matrix& queries, const runtime& rt) const {
                .prefetch = ctx.prefetch_bytes,
                .format = &w.format()});
     };
-    matrix weights(heads_ * count, tokens);  // first the scores
+    matrix weights = matrix::for_overwrite({heads_ * count, tokens});  // first the scores
     for (index_t tile = 0; tile < keys_.tiles(); ++tile) {
       const index_t token = tile * tile_rows;
       for (index_t h = 0; h < heads_; ++h) {
@@ -201,8 +205,7 @@ matrix attend_in_codes(const matrix& queries, const matrix& keys, const matrix& 
   const kernels::code_format format{.bits = 8, .has_wide_scales = true};
   const index_t run_bytes = format.run_bytes(runs.quads());
   const kernels::context ctx = context_for(rt, queries.rows(), tokens, queries.cols());
-  const kernels::context serial = ctx.serial();
-  matrix out(queries.shape());
+  matrix out = matrix::for_overwrite(queries.shape());
   const auto columns = [&](auto view, index_t h) {
     return view.middle_cols(h * width, (h + 1) * width);
   };

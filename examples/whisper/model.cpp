@@ -121,7 +121,7 @@ void for_each_layer(const transformer_block& b, const F& f) {
 matrix linear_layer::operator()(matrix_view<const float> x, const runtime& rt) const {
   rt.check_stop();
   if (rt.observer != nullptr) rt.observer->saw(name, x);
-  matrix y(x.rows(), weights->shape().rows);
+  matrix y = matrix::for_overwrite({x.rows(), weights->shape().rows});
   weights->multiply(x, y.view(), rt);
   if (bias.empty()) return y;
   for (index_t t = 0; t < y.rows(); ++t) {
@@ -132,7 +132,7 @@ matrix linear_layer::operator()(matrix_view<const float> x, const runtime& rt) c
 }
 
 matrix layer_norm::operator()(matrix_view<const float> x, const runtime& rt) const {
-  matrix y(x.shape());
+  matrix y = matrix::for_overwrite(x.shape());
   for_each_block(rt, x.rows(), [&](row_range rows) {
     rt.floats->normalize(as_input(x.middle_rows(rows)), weight.data(), bias.data(),
                          as_output(y.view().middle_rows(rows)));
@@ -276,7 +276,7 @@ matrix model::decode(decoder_state& state, std::span<const token> tokens, index_
                tokens.size(), " tokens are wanted");
   LOWBIT_CHECK(state.tokens + tokens.size() <= sizes_.text_context, value, state.tokens, " and ",
                tokens.size(), " tokens are more than the ", sizes_.text_context, " of a window");
-  matrix x(tokens.size(), sizes_.text_state);
+  matrix x = matrix::for_overwrite({tokens.size(), sizes_.text_state});
   for (index_t t = 0; t < tokens.size(); ++t) {
     LOWBIT_CHECK(tokens[t] < sizes_.vocabulary, value, "there is no token ", tokens[t]);
     embedding_->read_rows({tokens[t], tokens[t] + index_t{1}}, x.view().middle_rows({t, t + 1}));
@@ -307,7 +307,7 @@ matrix model::decode(decoder_state& state, std::span<const token> tokens, index_
       text_norm_(std::as_const(x).view().middle_rows({tokens.size() - wanted, tokens.size()}), rt);
   rt.check_stop();
   if (rt.observer != nullptr) rt.observer->saw("decoder.token_embedding", last.view());
-  matrix logits(wanted, sizes_.vocabulary);
+  matrix logits = matrix::for_overwrite({wanted, sizes_.vocabulary});
   embedding_->multiply(last.view(), logits.view(), rt);
   return logits;
 }
