@@ -218,21 +218,27 @@ matrix attend_in_codes(const matrix& queries, const matrix& keys, const matrix& 
       pack(kernels::int8_activations(queries.view(), {.group_size = width, .per_group = true}, ctx),
            ctx);
 
-  kernels::parallel_for(ctx, heads * tiles, [&](index_t task, index_t) {
+  // What a task needs: sums, and for each run codes and two numbers for each query. Rows of 512
+  // bytes.
+  const index_t sum_rows = std::max(runs.run_size(), width);
+  ctx.scratch->reserve(
+      kernels::workers(ctx),
+      (sum_rows + 2 * runs.count()) * tile_rows * sizeof(float) + runs.count() * run_bytes);
+  kernels::parallel_for(ctx, heads * tiles, [&](index_t task, index_t worker) {
     const index_t head = task / tiles;
     const index_t tile = task % tiles;
-    aligned_buffer<float> sums(std::max(runs.run_size(), width) * tile_rows);
-    aligned_buffer<float> largest(runs.count() * tile_rows);
-    aligned_buffer<float> totals(runs.count() * tile_rows);
-    aligned_buffer<std::uint8_t> p(runs.count() * run_bytes);
+    auto* const sums = reinterpret_cast<float*>(ctx.scratch->slot(worker).data());
+    float* const largest = sums + sum_rows * tile_rows;
+    float* const totals = largest + runs.count() * tile_rows;
+    auto* const p = reinterpret_cast<std::uint8_t*>(totals + runs.count() * tile_rows);
     for (index_t run = 0; run < runs.count(); ++run) {
       const index_t first = runs.begin(run);
-      std::fill_n(sums.data(), runs.size(run) * tile_rows, 0.0F);
+      std::fill_n(sums, runs.size(run) * tile_rows, 0.0F);
       product({.weights = q.tile(tile).data() + head * q.format().run_bytes(q.runs().quads()),
                .activations = k.codes(head).data() + first * k.run_bytes(),
                .sums = k.sums(head).data() + first,
                .steps = k.steps(head).data() + first,
-               .y = sums.data(),
+               .y = sums,
                .runs = 1,
                .quads = q.runs().quads(),
                .tokens = runs.size(run),
@@ -240,24 +246,23 @@ matrix attend_in_codes(const matrix& queries, const matrix& keys, const matrix& 
                .sum_stride = k.tokens(),
                .prefetch = 0,
                .format = &q.format()});
-      rt.floats->soften({.scores = sums.data(),
+      rt.floats->soften({.scores = sums,
                          .keys = runs.size(run),
                          .scale = scale_of(width),
-                         .codes = p.data() + run * run_bytes + format.codes_at(0, runs.quads()),
-                         .largest = largest.data() + run * tile_rows,
-                         .totals = totals.data() + run * tile_rows});
+                         .codes = p + run * run_bytes + format.codes_at(0, runs.quads()),
+                         .largest = largest + run * tile_rows,
+                         .totals = totals + run * tile_rows});
     }
-    rt.floats->share_out(largest.data(), totals.data(), runs.count());
+    rt.floats->share_out(largest, totals, runs.count());
     for (index_t run = 0; run < runs.count(); ++run) {
-      std::memcpy(p.data() + run * run_bytes, largest.data() + run * tile_rows,
-                  tile_rows * sizeof(float));
+      std::memcpy(p + run * run_bytes, largest + run * tile_rows, tile_rows * sizeof(float));
     }
-    std::fill_n(sums.data(), width * tile_rows, 0.0F);
-    product({.weights = p.data(),
+    std::fill_n(sums, width * tile_rows, 0.0F);
+    product({.weights = p,
              .activations = v.codes(0).data() + head * width * v.run_bytes(),
              .sums = v.sums(0).data() + head * width,
              .steps = v.steps(0).data() + head * width,
-             .y = sums.data(),
+             .y = sums,
              .runs = runs.count(),
              .quads = runs.quads(),
              .tokens = width,
@@ -269,7 +274,7 @@ matrix attend_in_codes(const matrix& queries, const matrix& keys, const matrix& 
     const index_t count = std::min(tile_rows, queries.rows() - tile * tile_rows);
     for (index_t m = 0; m < count; ++m) {
       const auto row = head_out.row(tile * tile_rows + m);
-      for (index_t i = 0; i < width; ++i) row[i] = sums.data()[i * tile_rows + m];
+      for (index_t i = 0; i < width; ++i) row[i] = sums[i * tile_rows + m];
     }
   });
   return out;
