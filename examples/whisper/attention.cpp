@@ -158,21 +158,22 @@ matrix code_cache::attend(const matrix& queries, const runtime& rt) const {
                .prefetch = ctx.prefetch_bytes,
                .format = &w.format()});
     };
-    matrix weights = matrix::for_overwrite({heads_ * count, tokens});  // first the scores
+    // First the scores. Rows begin at cache lines, so that softmax does the same for each.
+    matrix room = matrix::for_overwrite({heads_ * count, keys_.tiles() * tile_rows});
+    const matrix_view<float> weights = room.view().middle_cols(0, tokens);
     for (index_t tile = 0; tile < keys_.tiles(); ++tile) {
-      const index_t token = tile * tile_rows;
       for (index_t h = 0; h < heads_; ++h) {
         multiply(keys_, tile, h, 1, q, 0, count);
         for (index_t m = 0; m < count; ++m) {
-          std::copy_n(sums.data() + m * tile_rows, std::min(tile_rows, tokens - token),
-                      weights.view().row(h * count + m).data() + token);
+          std::copy_n(sums.data() + m * tile_rows, tile_rows,
+                      room.view().row(h * count + m).data() + tile * tile_rows);
         }
       }
     }
     for (index_t r = 0; r < weights.rows(); ++r) {
-      rt.floats->softmax(weights.view().row(r).data(), tokens, scale_of(width));
+      rt.floats->softmax(weights.row(r).data(), tokens, scale_of(width));
     }
-    const kernels::int8_activations p(weights.view(), {.group_size = run_tokens, .per_group = true},
+    const kernels::int8_activations p(weights, {.group_size = run_tokens, .per_group = true},
                                       serial);
     for (index_t tile = 0; tile < values_.tiles(); ++tile) {
       // The heads that have channels here meet the whole tile, and each keeps its own channels.

@@ -147,7 +147,7 @@ reals larger(reals a, reals b) { return a > b ? a : b; }
 /// Added to |x| < 2^22, it leaves x rounded to an integer in the low bits.
 constexpr float rounder = 12582912.0F;
 
-/// 2^x for x in -126 .. 127, to 4e-5 of it.
+/// 2^x for x in -126 .. 127, to 5e-5 of it: the next term of the series.
 reals exp2(reals x) {
   const reals shifted = x + rounder;
   const reals f = x - (shifted - rounder);
