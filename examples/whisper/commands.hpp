@@ -13,4 +13,7 @@ void add_evaluate(CLI::App& program);
 /// Adds `whisper calibrate`.
 void add_calibrate(CLI::App& program);
 
+/// Adds `whisper benchmark`.
+void add_benchmark(CLI::App& program);
+
 }  // namespace whisper

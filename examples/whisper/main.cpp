@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   whisper::add_transcribe(program, status);
   whisper::add_calibrate(program);
   whisper::add_evaluate(program);
+  whisper::add_benchmark(program);
   try {
     program.parse(argc, argv);
     return status;
