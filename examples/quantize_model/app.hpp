@@ -44,16 +44,6 @@ class app {
   }
 
  private:
-  /// Calls f(std::type_identity<Q>) for the format with this name; refuses others.
-  template <class F>
-  static void with_format(const std::string& name, F&& f) {
-    std::vector<std::string_view> names;
-    FormatList::for_each(
-        [&]<class Q>(std::type_identity<Q>) { names.push_back(lowbit::format_of<Q>::name); });
-    LOWBIT_CHECK(FormatList::visit(name, f), value, "unknown format '", name, "'; known are ",
-                 join(names, ", "));
-  }
-
   /// The value of --format before the real parse, because the other options depend on it.
   static std::string find_format(int argc, const char* const* argv) {
     const std::string_view option = "--format";
@@ -108,11 +98,7 @@ class app {
       add_field_options<Q>(command, group, fields_);
     });
     add_field_options<treatment>(command, "Recipe", fields_);
-    command.callback([this] {
-      with_format(format_, [this]<class Q>(std::type_identity<Q>) {
-        quantize(make_configuration<Q>(fields_));
-      });
-    });
+    command.callback([this] { quantize(make_configuration<FormatList>(format_, fields_)); });
   }
 
   void add_compare() {
@@ -174,8 +160,7 @@ class app {
   }
 
   /// Runs one configuration over the input; writes to `output` unless that is empty.
-  template <lowbit::quantizer Q>
-  std::pair<std::vector<tensor_result>, run_totals> run_job(const configuration<Q>& how,
+  std::pair<std::vector<tensor_result>, run_totals> run_job(const configuration& how,
                                                             const std::filesystem::path& output) {
     const auto start = std::chrono::steady_clock::now();
     install_stop_handler();
@@ -196,27 +181,25 @@ class app {
       writer.emplace(output);
       writer->set_provenance("tool", "quantize_model " LOWBIT_VERSION_STRING);
       writer->set_provenance("source", std::filesystem::path(input_).filename().string());
-      writer->set_provenance("quantizer", describe_configuration(how));
+      writer->set_provenance("quantizer", how.describe());
     }
-    quantization_job<Q> job(model, std::move(items), how, options_, writer ? &*writer : nullptr);
+    quantization_job job(model, std::move(items), how, options_, writer ? &*writer : nullptr);
     std::vector<tensor_result> results = job.run();
     if (writer) writer->finish();
     const run_totals totals = sum_up(results, seconds_since(start));
     return {std::move(results), totals};
   }
 
-  template <lowbit::quantizer Q>
-  void quantize(const configuration<Q>& how) {
+  void quantize(const configuration& how) {
     const auto [results, totals] = run_job(how, output_);
-    std::printf("%s\n", describe_configuration(how).c_str());
+    std::printf("%s\n", how.describe().c_str());
     print_results(results, totals);
     if (options_.distortion) print_distortion(results);
     print_cost(totals);
     std::printf("wrote %s (%.2f MB)\n", output_.c_str(),
                 static_cast<double>(std::filesystem::file_size(output_)) * 1e-6);
     if (report_.empty()) return;
-    const std::string text =
-        report_as_json(input_, describe_configuration(how), results, totals).dump(2) + "\n";
+    const std::string text = report_as_json(input_, how.describe(), results, totals).dump(2) + "\n";
     lowbit::io::atomic_file file(report_);
     file.write(std::as_bytes(std::span(text)));
     file.commit();
@@ -232,17 +215,15 @@ class app {
     bool has_outputs = false;
     for (const std::string& text : configurations_) {
       const std::string format = text.substr(0, text.find(':'));
-      with_format(format, [&]<class Q>(std::type_identity<Q>) {
-        const auto how = make_configuration<Q>(parse_fields(text));
-        auto [of_tensors, totals] = run_job(how, output_for(text));
-        std::vector<std::string> row{text};
-        append_errors(row, errors_of(totals));
-        row.push_back(show("%.2f", static_cast<double>(totals.stored_bytes()) * 1e-6));
-        row.push_back(show("%.2f", totals.seconds));
-        rows.add(std::move(row));
-        results.push_back(std::move(of_tensors));
-        has_outputs = has_outputs || totals.output_error || totals.calibration_error;
-      });
+      const configuration how = make_configuration<FormatList>(format, parse_fields(text));
+      auto [of_tensors, totals] = run_job(how, output_for(text));
+      std::vector<std::string> row{text};
+      append_errors(row, errors_of(totals));
+      row.push_back(show("%.2f", static_cast<double>(totals.stored_bytes()) * 1e-6));
+      row.push_back(show("%.2f", totals.seconds));
+      rows.add(std::move(row));
+      results.push_back(std::move(of_tensors));
+      has_outputs = has_outputs || totals.output_error || totals.calibration_error;
     }
     rows.print(stdout);
     print_legend(has_outputs);

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "lowbit/core/quantizer.hpp"
+#include "lowbit/core/params.hpp"
 #include "lowbit/ptq/recipe.hpp"
 #include "lowbit/ptq/replicate.hpp"
 
@@ -166,53 +166,12 @@ struct treatment {
   }
 };
 
-/// A quantizer and what is done around it.
-template <lowbit::quantizer Q>
-struct configuration {
-  Q quantizer = {};
-  treatment around = {};
-
-  static void describe(configuration& c, lowbit::params_visitor& v) {
-    Q::describe(c.quantizer, v);
-    treatment::describe(c.around, v);
-  }
-};
-
-/// A configuration with the given fields set. Refuses unknown fields and values (value).
-template <lowbit::quantizer Q>
-[[nodiscard]] configuration<Q> make_configuration(const field_texts& texts) {
-  configuration<Q> c;
-  field_setter setter(texts);
-  configuration<Q>::describe(c, setter);
-  setter.check_all_used(lowbit::format_of<Q>::name);
-  return c;
-}
-
 /// The fields of anything that describes itself, with their values.
 template <class Described>
 [[nodiscard]] std::vector<field_text> list_fields(Described d) {
   field_lister lister;
   Described::describe(d, lister);
   return lister.fields();
-}
-
-/// "uniform: bits=4, group_size=64, ...": for titles, reports and provenance. All fields of the
-/// quantizer, and those of the treatment that are not as they are by default.
-template <lowbit::quantizer Q>
-[[nodiscard]] std::string describe_configuration(const configuration<Q>& c) {
-  std::string text(lowbit::format_of<Q>::name);
-  std::string_view separator = ": ";
-  const auto append = [&](const field_text& f) {
-    text.append(separator).append(f.name).append("=").append(f.value);
-    separator = ", ";
-  };
-  for (const field_text& f : list_fields(c.quantizer)) append(f);
-  const auto defaults = list_fields(treatment{});
-  const auto fields = list_fields(c.around);
-  for (std::size_t i = 0; i < fields.size(); ++i) {
-    if (fields[i].value != defaults[i].value) append(fields[i]);
-  }
-  return text;
 }
 
 /// Adds one option per field ("--group-size" for group_size) that writes its text to `texts`.

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "../common/thread_pool.hpp"
-#include "format_options.hpp"
+#include "configuration.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/lowbit.hpp"
 #include "progress.hpp"
@@ -209,31 +209,12 @@ void for_each_chunk(lowbit::row_range rows, F&& f) {
   return known;
 }
 
-/// How many dB the error of a quantizer on a standard normal matrix lies above the least that any
-/// code of as many bits per weight can have, 2^(-2 bits). The matrix has the width of `shape` and
-/// at most a million weights.
-template <lowbit::quantizer Q>
-[[nodiscard]] double db_above_bound(const Q& quantizer, lowbit::shape2 shape) {
-  constexpr lowbit::index_t most_weights = lowbit::index_t{1} << 20U;
-  if (shape.rows == 0 || shape.cols == 0) return 0.0;
-  // Fitted as a whole, in minutes, to inputs that a Gaussian does not have.
-  if (lowbit::ptq::matrix_quantizer<Q>) return std::numeric_limits<double>::quiet_NaN();
-  const lowbit::index_t rows =
-      std::clamp<lowbit::index_t>(most_weights / shape.cols, 1, shape.rows);
-  std::vector<float> values(rows * shape.cols);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = lowbit::random_normal(42, i);
-  const lowbit::matrix_view<const float> normal(values.data(), rows, shape.cols);
-  const auto tensor = quantizer.quantize(normal, {});
-  return lowbit::ops::weight_error(normal, tensor).db_above_bound(lowbit::bits_per_weight(tensor));
-}
-
 /// One run over a model with one configuration.
-template <lowbit::quantizer Q>
 class quantization_job {
  public:
   /// `out` may be null: then nothing is written.
   quantization_job(const source_model& model, std::vector<work_item> items,
-                   const configuration<Q>& how, const job_options& options,
+                   const configuration& how, const job_options& options,
                    lowbit::io::checkpoint_writer* out)
       : model_(model),
         items_(std::move(items)),
@@ -299,38 +280,19 @@ class quantization_job {
     const std::string& name_;
   };
 
-  [[nodiscard]] bool needs_calibration() const {
-    if constexpr (lowbit::ptq::matrix_quantizer<Q>) {
-      if (how_.quantizer.wants_calibration()) return true;
-    }
-    return how_.around.recipe.needs_calibration();
-  }
-
   void quantize(std::size_t i) {
     const work_item& item = items_[i];
     const auto start = std::chrono::steady_clock::now();
     try {
       const auto ctx = lowbit::kernels::context::best();
       const float_matrix weights(*item.tensor);
-      const layer_inputs known = read_inputs(item, needs_calibration(), options_, ctx);
-      const auto sink = [&](lowbit::tensor_ref tensor, const lowbit::ptq::outcome&) {
-        tensor_result result = judge(item, weights.view(), known, tensor);
-        result.seconds = seconds_since(start);
-        finish(i, std::move(result), [&] { out_->add(item.tensor->name, tensor); });
-      };
+      const layer_inputs known = read_inputs(item, how_.needs_calibration(), options_, ctx);
       step_listener listener(progress_, item.tensor->name);
-      const auto run = [&](const auto& quantizer) {
-        lowbit::ptq::quantize_by_recipe(how_.around.recipe, quantizer, weights.view(),
-                                        known.knowledge(), ctx, sink, &listener);
-      };
-      if (how_.around.replicate == replicate_mode::none) {
-        run(how_.quantizer);
-      } else if constexpr (lowbit::groupwise_quantizer<Q>) {
-        run(lowbit::ptq::replicating<Q>{how_.quantizer, how_.around.replicas()});
-      } else {
-        LOWBIT_CHECK(false, value, "format '", lowbit::format_of<Q>::name,
-                     "' is fitted as a whole: replicate does not apply to it");
-      }
+      const lowbit::ptq::recipe_result made =
+          how_.quantize(weights.view(), known.knowledge(), ctx, &listener);
+      tensor_result result = judge(item, weights.view(), known, made.tensor);
+      result.seconds = seconds_since(start);
+      finish(i, std::move(result), [&] { out_->add(item.tensor->name, made.tensor); });
     } catch (const lowbit::cancelled_error&) {
       throw;
     } catch (const lowbit::error& e) {  // say which tensor it was
@@ -400,7 +362,7 @@ class quantization_job {
     for (const auto& [known, db] : bounds_) {
       if (known == shape) return db;
     }
-    return bounds_.emplace_back(shape, db_above_bound(how_.quantizer, shape)).second;
+    return bounds_.emplace_back(shape, how_.db_above_bound(shape)).second;
   }
 
   void copy(std::size_t i) {
@@ -428,7 +390,7 @@ class quantization_job {
 
   const source_model& model_;
   const std::vector<work_item> items_;
-  const configuration<Q> how_;
+  const configuration how_;
   const job_options options_;
   lowbit::io::checkpoint_writer* const out_;
   progress progress_;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lowbit/calibration/second_moments.hpp"
+#include "lowbit/core/any_tensor.hpp"
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
@@ -145,6 +146,12 @@ struct outcome {
   std::vector<double> objectives = {};
 };
 
+/// What a recipe makes of a matrix.
+struct recipe_result {
+  any_tensor tensor;
+  ptq::outcome outcome;
+};
+
 /// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, known, encode) makes
 /// it of the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each,
 /// and of such as q.quantize(w', known) returns.
@@ -182,6 +189,9 @@ class float_matrix {
   [[nodiscard]] matrix_view<float> view() noexcept {
     return {values_.data(), shape_.rows, shape_.cols};
   }
+  [[nodiscard]] matrix_view<const float> view() const noexcept {
+    return {values_.data(), shape_.rows, shape_.cols};
+  }
 
  private:
   shape2 shape_;
@@ -197,22 +207,130 @@ class float_matrix {
   return order;
 }
 
-/// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome.
-template <quantizer Q, class Sink>
+/// What is to be coded when everything around it is done.
+struct coding_task {
+  const recipe& how;
+  matrix_view<const float> weights;
+  std::span<const float> importance;         ///< of columns; may be empty
+  const observers::second_moments* moments;  ///< damped; null: none
+  std::span<const index_t> columns;          ///< the order under feedback: as feedback_options
+  const kernels::context& ctx;
+  listener* progress;
+  std::vector<double>& objectives;  ///< set by refinement
+};
+
+/// The part of a recipe that depends on the quantizer.
+template <quantizer Q>
+class coder {
+ public:
+  using tensor = typename Q::tensor;
+  /// Whether levels belong to groups: known when compiling, here.
+  static constexpr bool may_have_groups = quantizer_of_groups<Q>;
+
+  explicit coder(const Q& q) : q_(q) {}
+
+  [[nodiscard]] static bool has_groups() noexcept { return may_have_groups; }
+  [[nodiscard]] static std::string_view format() noexcept { return tensor::format::name; }
+  [[nodiscard]] tensor quantize(matrix_view<const float> w, const calibration& known) const {
+    return q_.quantize(w, known);
+  }
+  [[nodiscard]] tensor code(const coding_task& task) const {
+    if constexpr (!may_have_groups) {
+      calibration known{.importance = task.importance};
+      if (task.moments != nullptr) known.hessian = task.moments->matrix();
+      if constexpr (matrix_quantizer<Q>) {
+        return q_.quantize(task.weights, known, task.ctx, task.progress);
+      } else {
+        return q_.quantize(task.weights, known);
+      }
+    } else {
+      if (task.moments == nullptr)
+        return q_.quantize(task.weights, {.importance = task.importance});
+      if constexpr (replicating_quantizer<Q>) {
+        return q_.collect(task.weights, {.importance = task.importance},
+                          [&](const typename Q::replica& q, matrix_view<const float> left) {
+                            return encoded(q, left, task);
+                          });
+      } else {
+        return encoded(q_, task.weights, task);
+      }
+    }
+  }
+
+ private:
+  template <groupwise_quantizer One>
+  [[nodiscard]] static typename One::tensor encoded(const One& q, matrix_view<const float> w,
+                                                    const coding_task& task) {
+    const matrix_view<const double> h = task.moments->matrix();
+    const bool feedback = task.how.feedback == feedback_method::gptq;
+    const calibration known{.importance = task.importance};
+    if (!feedback && task.how.refine == 0) return q.quantize(w, known);
+    // Feedback moves weights away from where they were. How much room scales of 4 bits get for that
+    // matters little: with 1, 1.1 and 1.25 the extract's objectives differ by 1 %.
+    auto codec = q.prepare(w, known, feedback ? 1.1F : 1.0F);
+    coding<typename One::codec> state(codec, w);
+    if (feedback) {
+      apply_feedback(state, h, task.importance, {.order = task.columns, .progress = task.progress},
+                     task.ctx);
+    } else {
+      state.round_to_nearest(task.importance, task.ctx);
+    }
+    if (task.how.refine > 0) {
+      task.objectives =
+          ptq::refine(state, h, {.rounds = task.how.refine, .progress = task.progress}, task.ctx);
+    }
+    return state.make_tensor();
+  }
+
+  const Q& q_;
+};
+
+/// A coder of any quantizer: what is written over it is compiled once.
+class any_coder {
+ public:
+  using tensor = any_tensor;
+  static constexpr bool may_have_groups = true;
+
+  virtual ~any_coder() = default;
+  [[nodiscard]] virtual bool has_groups() const = 0;
+  [[nodiscard]] virtual std::string_view format() const = 0;
+  [[nodiscard]] virtual any_tensor quantize(matrix_view<const float> w,
+                                            const calibration& known) const = 0;
+  [[nodiscard]] virtual any_tensor code(const coding_task& task) const = 0;
+};
+template <quantizer Q>
+class erased_coder final : public any_coder {
+ public:
+  explicit erased_coder(const Q& q) : typed_(q) {}
+  [[nodiscard]] bool has_groups() const override { return typed_.has_groups(); }
+  [[nodiscard]] std::string_view format() const override { return typed_.format(); }
+  [[nodiscard]] any_tensor quantize(matrix_view<const float> w,
+                                    const calibration& known) const override {
+    return typed_.quantize(w, known);
+  }
+  [[nodiscard]] any_tensor code(const coding_task& task) const override {
+    return typed_.code(task);
+  }
+
+ private:
+  coder<Q> typed_;
+};
+
+/// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome. Over any_coder every
+/// tensor on the way is an any_tensor.
+template <class Coder, class Sink>
 class recipe_run {
  public:
-  recipe_run(const recipe& how, const Q& q, const knowledge& known, const kernels::context& ctx,
-             listener* progress, Sink& sink)
-      : how_(how), q_(q), known_(known), ctx_(ctx), progress_(progress), sink_(sink) {}
+  recipe_run(const recipe& how, const Coder& coder, const knowledge& known,
+             const kernels::context& ctx, listener* progress, Sink& sink)
+      : how_(how), coder_(coder), known_(known), ctx_(ctx), progress_(progress), sink_(sink) {}
 
   void run(matrix_view<const float> weights) {
     check_params<recipe>(how_);
-    if constexpr (!quantizer_of_groups<Q>) {
-      LOWBIT_CHECK(how_.feedback == feedback_method::none && how_.refine == 0 &&
-                       how_.scale == column_scales::none,
-                   value, "format '", Q::tensor::format::name,
-                   "' is fitted as a whole: feedback, refine and scale do not apply to it");
-    }
+    LOWBIT_CHECK(coder_.has_groups() || (how_.feedback == feedback_method::none &&
+                                         how_.refine == 0 && how_.scale == column_scales::none),
+                 value, "format '", coder_.format(),
+                 "' is fitted as a whole: feedback, refine and scale do not apply to it");
     check_finite(weights, "the weight matrix");
     if (known_.moments == nullptr) {
       LOWBIT_CHECK(
@@ -247,8 +365,8 @@ class recipe_run {
     if (places_.empty()) return sink_(std::forward<T>(tensor), outcome_);
     const std::vector<float> values =
         outlier::fit_outliers(original_, tensor, places_, std::as_const(*this).damped(), ctx_);
-    sink_(decorators::with_outliers<std::remove_cvref_t<T>>(
-              layout::sparse_matrix(original_.shape(), places_, values), std::forward<T>(tensor)),
+    sink_(made(decorators::with_outliers<std::remove_cvref_t<T>>(
+              layout::sparse_matrix(original_.shape(), places_, values), std::forward<T>(tensor))),
           outcome_);
   }
 
@@ -300,7 +418,7 @@ class recipe_run {
                                                           const outlier::budget& budget) const {
     const outlier::weight_manifold manifold(w, outlier::manifold_params_for(w.rows()), ctx_);
     float_matrix trial(w.shape());
-    const auto tensor = q_.quantize(w, {.importance = known_.importance});
+    const auto tensor = coder_.quantize(w, {.importance = known_.importance});
     tensor.dequantize({0, w.rows()}, trial.view());
     const auto scores = outlier::distortion_scores(manifold, w, trial.view(), {}, ctx_);
     return outlier::choose({scores.data(), w.rows(), w.cols()}, budget);
@@ -308,9 +426,9 @@ class recipe_run {
 
   template <class Then>
   void scale(matrix_view<const float> w, Then&& then) {
-    if constexpr (quantizer_of_groups<Q>) {
+    if constexpr (Coder::may_have_groups) {
       if (moments_ && how_.scale != column_scales::none) {
-        decorators::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
+        decorators::column_scaling scales = search_scales(coder_, w, *moments_, ctx_);
         float_matrix b = transformed(scales, w);
         return rotate_outputs(matrix_view<const float>(b.view()), [&](auto&& t) {
           then(decorate(std::move(scales), std::forward<decltype(t)>(t)));
@@ -330,7 +448,8 @@ class recipe_run {
     float_matrix b(w.shape());
     decorators::transform_columns(turn, w, b.view());
     rotate_inputs(matrix_view<const float>(b.view()), [&]<class T>(T&& t) {
-      then(decorators::output_rotated<std::remove_cvref_t<T>>(std::move(turn), std::forward<T>(t)));
+      then(made(
+          decorators::output_rotated<std::remove_cvref_t<T>>(std::move(turn), std::forward<T>(t))));
     });
   }
 
@@ -347,69 +466,29 @@ class recipe_run {
   template <class Then>
   void order(matrix_view<const float> w, Then&& then) {
     if (moments_) damp(moments_->matrix(), how_.damping);
-    if constexpr (!quantizer_of_groups<Q>) {
-      fit_whole(w, then);
-    } else {
-      if (!moments_) return then(q_.quantize(w, {.importance = importance_}));
-      if (how_.feedback == feedback_method::none || how_.order == column_order::natural) {
-        return code(w, {}, then);
+    if constexpr (Coder::may_have_groups) {
+      if (how_.feedback != feedback_method::none && how_.order != column_order::natural) {
+        const std::vector<index_t> columns = by_energy(moments_->matrix());
+        if (how_.order == column_order::energy_static) return then(coded(w, columns));
+        decorators::column_permutation permutation(columns);
+        const float_matrix b = transformed(permutation, w);
+        return then(decorate(std::move(permutation), coded(b.view(), {})));
       }
-      const std::vector<index_t> columns = by_energy(moments_->matrix());
-      if (how_.order == column_order::energy_static) return code(w, columns, then);
-      decorators::column_permutation permutation(columns);
-      float_matrix b = transformed(permutation, w);
-      code(matrix_view<const float>(b.view()), {},
-           [&](auto&& t) { then(decorate(std::move(permutation), std::forward<decltype(t)>(t))); });
     }
+    then(coded(w, {}));
   }
 
-  template <class Then>
-  void fit_whole(matrix_view<const float> w, Then&& then) {
-    calibration known{.importance = importance_};
-    if (moments_) {
-      importance_ = moments_->importance();
-      known = {.importance = importance_, .hessian = std::as_const(*moments_).matrix()};
-    }
-    if constexpr (matrix_quantizer<Q>) {
-      then(q_.quantize(w, known, ctx_, progress_));
-    } else {
-      then(q_.quantize(w, known));
-    }
-  }
-
-  template <class Then>
-  void code(matrix_view<const float> w, std::span<const index_t> columns, Then&& then) {
-    importance_ = moments_->importance();
-    if constexpr (replicating_quantizer<Q>) {
-      then(q_.collect(w, {.importance = importance_},
-                      [&](const typename Q::replica& q, matrix_view<const float> left) {
-                        return encoded(q, left, columns);
-                      }));
-    } else {
-      then(encoded(q_, w, columns));
-    }
-  }
-
-  template <groupwise_quantizer One>
-  [[nodiscard]] typename One::tensor encoded(const One& q, matrix_view<const float> w,
+  [[nodiscard]] typename Coder::tensor coded(matrix_view<const float> w,
                                              std::span<const index_t> columns) {
-    const matrix_view<const double> h = std::as_const(*moments_).matrix();
-    const bool feedback = how_.feedback == feedback_method::gptq;
-    if (!feedback && how_.refine == 0) return q.quantize(w, {.importance = importance_});
-    // Feedback moves weights away from where they were. How much room scales of 4 bits get for that
-    // matters little: with 1, 1.1 and 1.25 the extract's objectives differ by 1 %.
-    auto codec = q.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
-    coding<typename One::codec> state(codec, w);
-    if (feedback) {
-      apply_feedback(state, h, importance_, {.order = columns, .progress = progress_}, ctx_);
-    } else {
-      state.round_to_nearest(importance_, ctx_);
-    }
-    if (how_.refine > 0) {
-      outcome_.objectives =
-          ptq::refine(state, h, {.rounds = how_.refine, .progress = progress_}, ctx_);
-    }
-    return state.make_tensor();
+    if (moments_) importance_ = moments_->importance();
+    return coder_.code({.how = how_,
+                        .weights = w,
+                        .importance = importance_,
+                        .moments = moments_ ? &*moments_ : nullptr,
+                        .columns = columns,
+                        .ctx = ctx_,
+                        .progress = progress_,
+                        .objectives = outcome_.objectives});
   }
 
   /// The weights as the transform leaves them; the moments follow.
@@ -421,13 +500,22 @@ class recipe_run {
     return b;
   }
   template <decorators::input_transform Transform, quantized_tensor T>
-  [[nodiscard]] static decorators::input_transformed<T, Transform> decorate(Transform transform,
-                                                                            T tensor) {
-    return {std::move(transform), std::move(tensor)};
+  [[nodiscard]] static auto decorate(Transform transform, T tensor) {
+    return made(
+        decorators::input_transformed<T, Transform>(std::move(transform), std::move(tensor)));
+  }
+  /// A tensor as the next step takes it.
+  template <quantized_tensor T>
+  [[nodiscard]] static auto made(T tensor) {
+    if constexpr (std::same_as<typename Coder::tensor, any_tensor>) {
+      return any_tensor(std::move(tensor));
+    } else {
+      return tensor;
+    }
   }
 
   const recipe& how_;
-  const Q& q_;
+  const Coder& coder_;
   const knowledge& known_;
   const kernels::context& ctx_;
   listener* progress_;
@@ -440,17 +528,41 @@ class recipe_run {
   outcome outcome_;
 };
 
+/// The recipe over any quantizer.
+[[nodiscard]] inline recipe_result run_recipe(const recipe& how, const any_coder& coder,
+                                              matrix_view<const float> weights,
+                                              const knowledge& known, const kernels::context& ctx,
+                                              listener* progress) {
+  std::optional<recipe_result> result;
+  const auto keep = [&](any_tensor tensor, outcome of) {
+    result.emplace(recipe_result{std::move(tensor), std::move(of)});
+  };
+  recipe_run<any_coder, decltype(keep)>(how, coder, known, ctx, progress, keep).run(weights);
+  return *std::move(result);
+}
+
 }  // namespace detail
 
-/// Quantizes W [N, K] by a recipe and calls sink(tensor, outcome) once. The tensor's type depends
-/// on the recipe: Q::tensor, decorated by permuted, rotated and scaled as it asks. Deterministic:
-/// the same bytes on any CPU and at any number of workers. Memory: about 3 K^2 doubles beside the
-/// weights. Refuses recipes that need moments where there are none, and what the quantizer refuses.
+/// Quantizes W [N, K] by a recipe. Deterministic: the same bytes on any CPU and at any number of
+/// workers. Memory: about 3 K^2 doubles beside the weights. Refuses recipes that need moments where
+/// there are none, and what the quantizer refuses.
+template <quantizer Q>
+[[nodiscard]] recipe_result quantize_by_recipe(const recipe& how, const Q& q,
+                                               matrix_view<const float> weights,
+                                               const knowledge& known, const kernels::context& ctx,
+                                               listener* progress = nullptr) {
+  return detail::run_recipe(how, detail::erased_coder<Q>(q), weights, known, ctx, progress);
+}
+
+/// The same, for who multiplies by the tensor: calls sink(tensor, outcome) once, with a tensor
+/// whose type depends on the recipe: Q::tensor, decorated by permuted, rotated, scaled and others
+/// as it asks. Every nest that a recipe could ask for is compiled.
 template <quantizer Q, class Sink>
-void quantize_by_recipe(const recipe& how, const Q& q, matrix_view<const float> weights,
-                        const knowledge& known, const kernels::context& ctx, Sink&& sink,
-                        listener* progress = nullptr) {
-  detail::recipe_run<Q, Sink>(how, q, known, ctx, progress, sink).run(weights);
+requires(!std::convertible_to<Sink, listener*>) void quantize_by_recipe(
+    const recipe& how, const Q& q, matrix_view<const float> weights, const knowledge& known,
+    const kernels::context& ctx, Sink&& sink, listener* progress = nullptr) {
+  const detail::coder<Q> coder(q);
+  detail::recipe_run<detail::coder<Q>, Sink>(how, coder, known, ctx, progress, sink).run(weights);
 }
 
 }  // namespace ptq
