@@ -19,7 +19,7 @@
 #include "../common/thread_pool.hpp"
 #include "configuration.hpp"
 #include "lowbit/io/checkpoint.hpp"
-#include "lowbit/lowbit.hpp"
+#include "lowbit/outlier/distortion_report.hpp"
 #include "progress.hpp"
 #include "source_model.hpp"
 

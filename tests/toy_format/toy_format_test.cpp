@@ -34,8 +34,8 @@ std::string run_program(const scratch_folder& folder, std::vector<const char*> a
   std::fflush(stdout);
   const int saved = ::dup(STDOUT_FILENO);
   REQUIRE(std::freopen(captured.c_str(), "w", stdout) != nullptr);
-  const int code =
-      quantize_model::app<toy::formats>{}.run(static_cast<int>(arguments.size()), arguments.data());
+  const int code = quantize_model::run_app(quantize_model::list_formats<toy::formats>(),
+                                           static_cast<int>(arguments.size()), arguments.data());
   std::fflush(stdout);
   ::dup2(saved, STDOUT_FILENO);
   ::close(saved);

@@ -24,9 +24,8 @@
 #include "lowbit/outlier/budget.hpp"
 #include "lowbit/outlier/fit.hpp"
 #include "lowbit/outlier/selection.hpp"
-#include "lowbit/ptq/error_feedback.hpp"
+#include "lowbit/ptq/any_quantizer.hpp"
 #include "lowbit/ptq/input_correction.hpp"
-#include "lowbit/ptq/refine.hpp"
 #include "lowbit/ptq/scale_search.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
@@ -152,34 +151,6 @@ struct recipe_result {
   ptq::outcome outcome;
 };
 
-/// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, known, encode) makes
-/// it of the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each,
-/// and of such as q.quantize(w', known) returns.
-template <class Q>
-concept replicating_quantizer = quantizer<Q> &&
-    requires(const Q& q, matrix_view<const float> w, const calibration& known,
-             typename Q::tensor::part_type (*encode)(const typename Q::replica&,
-                                                     matrix_view<const float>)) {
-  requires groupwise_quantizer<typename Q::replica>;
-  { q.collect(w, known, encode) } -> std::same_as<typename Q::tensor>;
-};
-
-/// A quantizer whose levels belong to groups, which feedback, refinement and column scales need.
-template <class Q>
-concept quantizer_of_groups = groupwise_quantizer<Q> || replicating_quantizer<Q>;
-
-/// A quantizer that fits a matrix as a whole and takes long.
-///  * quantize(w, known, ctx, progress): as quantize(w, known), with ctx's threads; `progress` may
-///  be null.
-///  * wants_calibration(): whether it is not meant to run without knowledge of the inputs.
-template <class Q>
-concept matrix_quantizer = quantizer<Q> &&
-    requires(const Q& q, matrix_view<const float> w, const calibration& known,
-             const kernels::context& ctx, listener* progress) {
-  { q.quantize(w, known, ctx, progress) } -> std::same_as<typename Q::tensor>;
-  { q.wants_calibration() } -> std::same_as<bool>;
-};
-
 namespace detail {
 
 /// A matrix of floats, owned.
@@ -207,117 +178,8 @@ class float_matrix {
   return order;
 }
 
-/// What is to be coded when everything around it is done.
-struct coding_task {
-  const recipe& how;
-  matrix_view<const float> weights;
-  std::span<const float> importance;         ///< of columns; may be empty
-  const observers::second_moments* moments;  ///< damped; null: none
-  std::span<const index_t> columns;          ///< the order under feedback: as feedback_options
-  const kernels::context& ctx;
-  listener* progress;
-  std::vector<double>& objectives;  ///< set by refinement
-};
-
-/// The part of a recipe that depends on the quantizer.
-template <quantizer Q>
-class coder {
- public:
-  using tensor = typename Q::tensor;
-  /// Whether levels belong to groups: known when compiling, here.
-  static constexpr bool may_have_groups = quantizer_of_groups<Q>;
-
-  explicit coder(const Q& q) : q_(q) {}
-
-  [[nodiscard]] static bool has_groups() noexcept { return may_have_groups; }
-  [[nodiscard]] static std::string_view format() noexcept { return tensor::format::name; }
-  [[nodiscard]] tensor quantize(matrix_view<const float> w, const calibration& known) const {
-    return q_.quantize(w, known);
-  }
-  [[nodiscard]] tensor code(const coding_task& task) const {
-    if constexpr (!may_have_groups) {
-      calibration known{.importance = task.importance};
-      if (task.moments != nullptr) known.hessian = task.moments->matrix();
-      if constexpr (matrix_quantizer<Q>) {
-        return q_.quantize(task.weights, known, task.ctx, task.progress);
-      } else {
-        return q_.quantize(task.weights, known);
-      }
-    } else {
-      if (task.moments == nullptr)
-        return q_.quantize(task.weights, {.importance = task.importance});
-      if constexpr (replicating_quantizer<Q>) {
-        return q_.collect(task.weights, {.importance = task.importance},
-                          [&](const typename Q::replica& q, matrix_view<const float> left) {
-                            return encoded(q, left, task);
-                          });
-      } else {
-        return encoded(q_, task.weights, task);
-      }
-    }
-  }
-
- private:
-  template <groupwise_quantizer One>
-  [[nodiscard]] static typename One::tensor encoded(const One& q, matrix_view<const float> w,
-                                                    const coding_task& task) {
-    const matrix_view<const double> h = task.moments->matrix();
-    const bool feedback = task.how.feedback == feedback_method::gptq;
-    const calibration known{.importance = task.importance};
-    if (!feedback && task.how.refine == 0) return q.quantize(w, known);
-    // Feedback moves weights away from where they were. How much room scales of 4 bits get for that
-    // matters little: with 1, 1.1 and 1.25 the extract's objectives differ by 1 %.
-    auto codec = q.prepare(w, known, feedback ? 1.1F : 1.0F);
-    coding<typename One::codec> state(codec, w);
-    if (feedback) {
-      apply_feedback(state, h, task.importance, {.order = task.columns, .progress = task.progress},
-                     task.ctx);
-    } else {
-      state.round_to_nearest(task.importance, task.ctx);
-    }
-    if (task.how.refine > 0) {
-      task.objectives =
-          ptq::refine(state, h, {.rounds = task.how.refine, .progress = task.progress}, task.ctx);
-    }
-    return state.make_tensor();
-  }
-
-  const Q& q_;
-};
-
-/// A coder of any quantizer: what is written over it is compiled once.
-class any_coder {
- public:
-  using tensor = any_tensor;
-  static constexpr bool may_have_groups = true;
-
-  virtual ~any_coder() = default;
-  [[nodiscard]] virtual bool has_groups() const = 0;
-  [[nodiscard]] virtual std::string_view format() const = 0;
-  [[nodiscard]] virtual any_tensor quantize(matrix_view<const float> w,
-                                            const calibration& known) const = 0;
-  [[nodiscard]] virtual any_tensor code(const coding_task& task) const = 0;
-};
-template <quantizer Q>
-class erased_coder final : public any_coder {
- public:
-  explicit erased_coder(const Q& q) : typed_(q) {}
-  [[nodiscard]] bool has_groups() const override { return typed_.has_groups(); }
-  [[nodiscard]] std::string_view format() const override { return typed_.format(); }
-  [[nodiscard]] any_tensor quantize(matrix_view<const float> w,
-                                    const calibration& known) const override {
-    return typed_.quantize(w, known);
-  }
-  [[nodiscard]] any_tensor code(const coding_task& task) const override {
-    return typed_.code(task);
-  }
-
- private:
-  coder<Q> typed_;
-};
-
-/// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome. Over any_coder every
-/// tensor on the way is an any_tensor.
+/// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome. `Coder` is a coder,
+/// or any_quantizer; then every tensor on the way is an any_tensor.
 template <class Coder, class Sink>
 class recipe_run {
  public:
@@ -481,14 +343,15 @@ class recipe_run {
   [[nodiscard]] typename Coder::tensor coded(matrix_view<const float> w,
                                              std::span<const index_t> columns) {
     if (moments_) importance_ = moments_->importance();
-    return coder_.code({.how = how_,
-                        .weights = w,
+    return coder_.code({.weights = w,
                         .importance = importance_,
                         .moments = moments_ ? &*moments_ : nullptr,
+                        .feedback = how_.feedback == feedback_method::gptq,
                         .columns = columns,
+                        .refine = how_.refine,
                         .ctx = ctx_,
-                        .progress = progress_,
-                        .objectives = outcome_.objectives});
+                        .progress = progress_},
+                       outcome_.objectives);
   }
 
   /// The weights as the transform leaves them; the moments follow.
@@ -528,41 +391,41 @@ class recipe_run {
   outcome outcome_;
 };
 
-/// The recipe over any quantizer.
-[[nodiscard]] inline recipe_result run_recipe(const recipe& how, const any_coder& coder,
-                                              matrix_view<const float> weights,
-                                              const knowledge& known, const kernels::context& ctx,
-                                              listener* progress) {
-  std::optional<recipe_result> result;
-  const auto keep = [&](any_tensor tensor, outcome of) {
-    result.emplace(recipe_result{std::move(tensor), std::move(of)});
-  };
-  recipe_run<any_coder, decltype(keep)>(how, coder, known, ctx, progress, keep).run(weights);
-  return *std::move(result);
-}
-
 }  // namespace detail
 
 /// Quantizes W [N, K] by a recipe. Deterministic: the same bytes on any CPU and at any number of
 /// workers. Memory: about 3 K^2 doubles beside the weights. Refuses recipes that need moments where
 /// there are none, and what the quantizer refuses.
+[[nodiscard]] inline recipe_result quantize_by_recipe(const recipe& how, const any_quantizer& q,
+                                                      matrix_view<const float> weights,
+                                                      const knowledge& known,
+                                                      const kernels::context& ctx,
+                                                      listener* progress = nullptr) {
+  std::optional<recipe_result> result;
+  const auto keep = [&](any_tensor tensor, outcome of) {
+    result.emplace(recipe_result{std::move(tensor), std::move(of)});
+  };
+  detail::recipe_run<any_quantizer, decltype(keep)>(how, q, known, ctx, progress, keep)
+      .run(weights);
+  return *std::move(result);
+}
 template <quantizer Q>
 [[nodiscard]] recipe_result quantize_by_recipe(const recipe& how, const Q& q,
                                                matrix_view<const float> weights,
                                                const knowledge& known, const kernels::context& ctx,
                                                listener* progress = nullptr) {
-  return detail::run_recipe(how, detail::erased_coder<Q>(q), weights, known, ctx, progress);
+  return quantize_by_recipe(how, erased<Q>(q), weights, known, ctx, progress);
 }
 
-/// The same, for who multiplies by the tensor: calls sink(tensor, outcome) once, with a tensor
-/// whose type depends on the recipe: Q::tensor, decorated by permuted, rotated, scaled and others
-/// as it asks. Every nest that a recipe could ask for is compiled.
+/// The same for who multiplies by the tensor: calls sink(tensor, outcome) once, with a tensor whose
+/// type depends on the recipe: Q::tensor, decorated by permuted, rotated, scaled and others as it
+/// asks. Slow to compile: the sink is for every nest that a recipe could ask for.
 template <quantizer Q, class Sink>
 requires(!std::convertible_to<Sink, listener*>) void quantize_by_recipe(
     const recipe& how, const Q& q, matrix_view<const float> weights, const knowledge& known,
     const kernels::context& ctx, Sink&& sink, listener* progress = nullptr) {
-  const detail::coder<Q> coder(q);
-  detail::recipe_run<detail::coder<Q>, Sink>(how, coder, known, ctx, progress, sink).run(weights);
+  const coder<Q> typed(q);
+  detail::recipe_run<coder<Q>, Sink>(how, typed, known, ctx, progress, sink).run(weights);
 }
 
 }  // namespace ptq
