@@ -221,6 +221,20 @@ TEST_CASE("a sink gets the same tensor with its own type, which a checkpoint giv
   for (const auto& check : read_back) check(reader);
 }
 
+TEST_CASE("groups of one column are not moved, only rounded in another order, and not scaled") {
+  const layer l = make_layer(5, 14);
+  const uniform_quantizer q{.params = {.bits = 2, .kind = symmetry::symmetric, .group_size = 1}};
+  recipe how{.feedback = feedback_method::gptq};
+  const auto moved = quantized(how, q, l.w.view(), {.moments = &l.moments});
+  CHECK(moved.format == "uniform");
+  how.order = column_order::energy_static;
+  CHECK(difference(moved, quantized(how, q, l.w.view(), {.moments = &l.moments})) == "");
+  how.scale = column_scales::awq;
+  CHECK(lowbit_test::message_of<value_error>([&] {
+          quantized(how, q, l.w.view(), {.moments = &l.moments});
+        }).find("numbers for each column") != std::string::npos);
+}
+
 TEST_CASE("the default recipe is the quantizer") {
   const layer l = make_layer(7, 3);
   const std::vector<float> importance = l.moments.importance();

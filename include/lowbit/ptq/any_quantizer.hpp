@@ -19,13 +19,15 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::ptq {
 
 /// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, known, encode) makes
 /// it of the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each,
-/// and of such as q.quantize(w', known) returns.
+/// and of such as q.quantize(w', known) returns. `base` is a groupwise quantizer with the same
+/// groups.
 template <class Q>
 concept replicating_quantizer = quantizer<Q> &&
     requires(const Q& q, matrix_view<const float> w, const calibration& known,
              typename Q::tensor::part_type (*encode)(const typename Q::replica&,
                                                      matrix_view<const float>)) {
   requires groupwise_quantizer<typename Q::replica>;
+  requires groupwise_quantizer<std::remove_cvref_t<decltype(q.base)>>;
   { q.collect(w, known, encode) } -> std::same_as<typename Q::tensor>;
 };
 
@@ -70,6 +72,17 @@ class coder {
   [[nodiscard]] static std::string_view format() noexcept { return tensor::format::name; }
   /// Whether feedback, refinement and column scales apply.
   [[nodiscard]] static bool has_groups() noexcept { return may_have_groups; }
+  /// How many columns of a matrix that wide share levels. Needs groups. Refuses what prepare()
+  /// refuses.
+  [[nodiscard]] index_t group_size(index_t columns) const {
+    const matrix_view<const float> no_rows(nullptr, 0, columns);
+    if constexpr (replicating_quantizer<Q>) {
+      return q_.base.prepare(no_rows, {}, 1.0F).group_size();
+    } else if constexpr (may_have_groups) {
+      return q_.prepare(no_rows, {}, 1.0F).group_size();
+    }
+    return 0;
+  }
   /// Whether it fits a matrix as a whole and takes long (matrix_quantizer).
   [[nodiscard]] static bool takes_long() noexcept { return matrix_quantizer<Q>; }
   [[nodiscard]] bool wants_calibration() const noexcept {
@@ -138,6 +151,7 @@ class any_quantizer {
   virtual ~any_quantizer() = default;
   [[nodiscard]] virtual std::string_view format() const = 0;
   [[nodiscard]] virtual bool has_groups() const = 0;
+  [[nodiscard]] virtual index_t group_size(index_t columns) const = 0;
   [[nodiscard]] virtual bool takes_long() const = 0;
   [[nodiscard]] virtual bool wants_calibration() const = 0;
   [[nodiscard]] virtual any_tensor quantize(matrix_view<const float> w,
@@ -154,6 +168,9 @@ class erased final : public any_quantizer {
 
   [[nodiscard]] std::string_view format() const override { return typed_.format(); }
   [[nodiscard]] bool has_groups() const override { return typed_.has_groups(); }
+  [[nodiscard]] index_t group_size(index_t columns) const override {
+    return typed_.group_size(columns);
+  }
   [[nodiscard]] bool takes_long() const override { return typed_.takes_long(); }
   [[nodiscard]] bool wants_calibration() const override { return typed_.wants_calibration(); }
   [[nodiscard]] any_tensor quantize(matrix_view<const float> w,

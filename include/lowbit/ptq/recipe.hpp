@@ -34,7 +34,8 @@ namespace ptq {
 enum class feedback_method : std::uint8_t { none, gptq };
 enum class column_order : std::uint8_t {
   natural,        ///< as the columns stand
-  energy,         ///< by descending diag(H), groups along that order; stores the order
+  energy,         ///< by descending diag(H), groups along that order; stores the order (not for
+                  ///< groups of one column, which it would not change: there as energy_static)
   energy_static,  ///< rounded in that order, groups and columns stay where they are
 };
 enum class rotation : std::uint8_t { none, input, output, both };
@@ -290,6 +291,8 @@ class recipe_run {
   void scale(matrix_view<const float> w, Then&& then) {
     if constexpr (Coder::may_have_groups) {
       if (moments_ && how_.scale != column_scales::none) {
+        LOWBIT_CHECK(coder_.group_size(w.cols()) != 1, value, "format '", coder_.format(),
+                     "' has numbers for each column: scale does not apply to it");
         decorators::column_scaling scales = search_scales(coder_, w, *moments_, ctx_);
         float_matrix b = transformed(scales, w);
         return rotate_outputs(matrix_view<const float>(b.view()), [&](auto&& t) {
@@ -331,7 +334,9 @@ class recipe_run {
     if constexpr (Coder::may_have_groups) {
       if (how_.feedback != feedback_method::none && how_.order != column_order::natural) {
         const std::vector<index_t> columns = by_energy(moments_->matrix());
-        if (how_.order == column_order::energy_static) return then(coded(w, columns));
+        if (how_.order == column_order::energy_static || coder_.group_size(w.cols()) <= 1) {
+          return then(coded(w, columns));
+        }
         decorators::column_permutation permutation(columns);
         const float_matrix b = transformed(permutation, w);
         return then(decorate(std::move(permutation), coded(b.view(), {})));
