@@ -80,9 +80,9 @@ class app {
     command.add_option("--exclude", exclude_, "but not those whose name matches this one");
     command.add_option(
         "--calibrate,--activations", activations_,
-        "safetensors file with rows of layers' inputs: LAYER.input.calibration to "
-        "fit to, LAYER.input.heldout to judge by, LAYER.input.distorted as they come "
-        "from quantized layers (default: IN itself)");
+        "calibration file of `whisper calibrate`, or safetensors file with rows of layers' inputs: "
+        "LAYER.input.calibration to fit to, LAYER.input.heldout to judge by, "
+        "LAYER.input.distorted as they come from quantized layers (default: IN itself)");
     command
         .add_option("--holdout", options_.holdout,
                     "share of the calibration rows to judge by, where there are no held-out ones")
@@ -179,7 +179,9 @@ class app {
     const source_model model(input_);
     std::optional<source_model> other;
     if (!activations_.empty()) other.emplace(activations_);
-    std::vector<work_item> items = plan_work(model, other ? *other : model, selected());
+    const auto statistics = open_statistics(activations_.empty() ? input_ : activations_);
+    std::vector<work_item> items =
+        plan_work(model, other ? *other : model, selected(), statistics ? &*statistics : nullptr);
     const bool any = std::any_of(items.begin(), items.end(),
                                  [](const work_item& item) { return item.quantize; });
     LOWBIT_CHECK(any, value, "no float matrix of '", input_, "' is selected by --include '",

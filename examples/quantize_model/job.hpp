@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../common/thread_pool.hpp"
+#include "calibration_source.hpp"
 #include "configuration.hpp"
 #include "lowbit/io/checkpoint.hpp"
 #include "lowbit/outlier/distortion_report.hpp"
@@ -39,6 +40,9 @@ struct work_item {
   const lowbit::io::stored_tensor* calibration = nullptr;  ///< of the same layer, if at hand
   const lowbit::io::stored_tensor* heldout = nullptr;
   const lowbit::io::stored_tensor* distorted = nullptr;
+  std::string layer = {};  ///< the tensor's name without ".weight"
+  /// Statistics of the layer's inputs, where there are some; then there are no rows.
+  const lowbit::io::calibration_reader* statistics = nullptr;
 };
 
 /// What became of one tensor.
@@ -80,10 +84,11 @@ struct job_options {
 }
 
 /// Everything to do for a model: matrices of floats whose name is selected are quantized, other
-/// tensors are copied. Activations are used, not copied; they come from `activations`.
-[[nodiscard]] inline std::vector<work_item> plan_work(const source_model& model,
-                                                      const source_model& activations,
-                                                      const selection& select) {
+/// tensors are copied. Activations are used, not copied; they come from `activations`, or from
+/// `statistics` (which may be null).
+[[nodiscard]] inline std::vector<work_item> plan_work(
+    const source_model& model, const source_model& activations, const selection& select,
+    const lowbit::io::calibration_reader* statistics = nullptr) {
   using lowbit::element_type;
   std::vector<work_item> items;
   for (const auto& tensor : model.tensors()) {
@@ -96,12 +101,14 @@ struct job_options {
     work_item item{&tensor, is_matrix && chosen};
     if (item.quantize) {
       constexpr std::string_view weight = ".weight";
-      const std::string layer = ends_with(tensor.name, weight)
-                                    ? tensor.name.substr(0, tensor.name.size() - weight.size())
-                                    : tensor.name;
-      item.calibration = activations.find(layer + std::string(calibration_suffix));
-      item.heldout = activations.find(layer + std::string(heldout_suffix));
-      item.distorted = activations.find(layer + std::string(distorted_suffix));
+      item.layer = ends_with(tensor.name, weight)
+                       ? tensor.name.substr(0, tensor.name.size() - weight.size())
+                       : tensor.name;
+      item.calibration = activations.find(item.layer + std::string(calibration_suffix));
+      item.heldout = activations.find(item.layer + std::string(heldout_suffix));
+      item.distorted = activations.find(item.layer + std::string(distorted_suffix));
+      const bool known = statistics != nullptr && statistics->contains(item.layer);
+      if (known) item.statistics = statistics;
     }
     items.push_back(item);
   }
@@ -133,8 +140,10 @@ struct layer_inputs {
   lowbit::aligned_buffer<double> cross = {};
   lowbit::row_range calibration = {};  ///< rows that were fitted to
   lowbit::row_range heldout = {};      ///< of the calibration rows, where there are no others
+  bool is_fitted = true;               ///< whether the moments are for more than judging
 
   [[nodiscard]] lowbit::ptq::knowledge knowledge() const {
+    if (!is_fitted) return {.importance = importance};
     const lowbit::index_t k = moments ? moments->channels() : 0;
     return {.moments = moments ? &*moments : nullptr,
             .cross = cross.empty() ? lowbit::matrix_view<const double>{}
@@ -174,6 +183,14 @@ void for_each_chunk(lowbit::row_range rows, F&& f) {
                                               const job_options& options,
                                               const lowbit::kernels::context& ctx) {
   layer_inputs known;
+  if (item.statistics != nullptr) {
+    auto found = item.statistics->find(item.layer);
+    known.is_fitted = needed;
+    known.moments = std::move(found->moments);
+    known.cross = std::move(found->cross);
+    if (options.use_importance && !needed) known.importance = known.moments->importance();
+    return known;
+  }
   LOWBIT_CHECK(!needed || item.calibration != nullptr, value,
                "there are no calibration rows of its input (X", calibration_suffix,
                " beside a weight X.weight); name a file that has them with --calibrate, or leave "
@@ -318,6 +335,10 @@ class quantization_job {
                          .bits = tensor.storage_bits(),
                          .weights = lowbit::ops::weight_error(weights, tensor)};
     result.db_above_bound = bound_for(tensor.shape());
+    if (item.statistics != nullptr) {
+      result.calibration_error =
+          moments_error(weights, tensor, *known.moments, lowbit::kernels::context::best());
+    }
     if (item.calibration != nullptr) {
       result.calibration_error = on_calibration_rows(known.calibration);
     }
@@ -341,6 +362,7 @@ class quantization_job {
     const auto ctx = lowbit::kernels::context::best();
     const auto* const rows_from = item.heldout != nullptr ? item.heldout : item.calibration;
     std::optional<lowbit::observers::second_moments> moments;
+    if (item.statistics != nullptr) moments = known.moments;
     if (rows_from != nullptr) {
       const lowbit::row_range all{0, lowbit::io::matrix_shape(*rows_from).rows};
       lowbit::observers::moment_accumulator inputs(weights.cols());

@@ -1,0 +1,55 @@
+#include "session.hpp"
+
+#include <atomic>
+#include <csignal>
+#include <map>
+
+namespace whisper {
+
+namespace {
+
+/// Set by Ctrl-C (SIGINT) or SIGTERM; the network looks at it between layers.
+std::atomic<int> stop_signal{0};
+
+void install_stop_handler() {
+  static_assert(std::atomic<int>::is_always_lock_free, "must be usable in a signal handler");
+  const auto handler = [](int signal) {
+    stop_signal = signal;
+    std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the program at once
+  };
+  std::signal(SIGINT, handler);
+  std::signal(SIGTERM, handler);
+}
+
+}  // namespace
+
+void add_session_options(CLI::App& command, session_options& options) {
+  command.add_option("--threads", options.threads, "how many run at the same time")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  const std::map<std::string, dense_storage> dense{{"f16", dense_storage::f16},
+                                                   {"f32", dense_storage::f32}};
+  command
+      .add_option("--float-weights", options.load.dense,
+                  "how weights that are not quantized are kept: f16 (half the memory), f32")
+      ->transform(CLI::CheckedTransformer(dense).description("{f16,f32}"));
+  const std::map<std::string, activation_mode> activations{{"int8", activation_mode::int8},
+                                                           {"float", activation_mode::floats}};
+  command
+      .add_option("--activations", options.load.activations,
+                  "inputs of quantized layers: int8 (fast), float (exact)")
+      ->transform(CLI::CheckedTransformer(activations).description("{int8,float}"));
+}
+
+session::session(const session_options& options)
+    : pool_(options.threads - 1),
+      executor_(submitter{&pool_}, options.threads),
+      rt_{.ctx = lowbit::kernels::context::best(),
+          .check = [] { LOWBIT_CHECK(stop_signal == 0, cancelled, "interrupted"); }} {
+  install_stop_handler();
+  rt_.ctx.scratch = &scratch_;
+  if (options.threads > 1) rt_.ctx.threads = &executor_;
+  rt_.floats = &load_float_kernels(rt_.ctx.allowed);
+}
+
+}  // namespace whisper
