@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "configuration.hpp"
+#include "budget.hpp"
 #include "job.hpp"
 #include "lowbit/io/atomic_file.hpp"
 #include "report.hpp"
@@ -112,7 +112,25 @@ class app {
       }
     }
     add_field_options(command, "Recipe", list_fields(treatment{}));
-    command.callback([this] { quantize(configuration(formats_, format_, fields_)); });
+    const std::string some = "Some tensors otherwise";
+    command
+        .add_option(
+            "--set", overrides_,
+            "REGEX:name=value,...: other fields (or format=NAME) for tensors whose name "
+            "matches, such as token_embedding:bits=4,feedback=none; repeat it, later ones win")
+        ->group(some);
+    command
+        .add_option("--budget", budget_,
+                    "mixed precision: bits per weight, everything counted, of the tensors that no "
+                    "--set names; each gets the --candidate that loses least in all (measured with "
+                    "the calibration, in nats if it has sensitivities)")
+        ->check(CLI::Range(0.0, 64.0))
+        ->group(some);
+    command
+        .add_option("--candidate", candidates_,
+                    "name=value,... for --budget, such as bits=2; repeat it, from small to large")
+        ->group(some);
+    command.callback([this] { quantize(); });
   }
 
   void add_compare() {
@@ -158,22 +176,21 @@ class app {
   }
 
   [[nodiscard]] selection selected() const {
-    const auto compile = [](const std::string& what, const std::string& text) {
-      try {
-        return std::regex(text);
-      } catch (const std::regex_error& e) {
-        lowbit::detail::fail(lowbit::error_kind::value,
-                             what + " '" + text + "' is no regular expression: " + e.what());
-      }
-    };
-    selection select{.include = compile("--include", include_), .exclude = std::nullopt};
-    if (!exclude_.empty()) select.exclude = compile("--exclude", exclude_);
+    selection select{.include = parse_regex(include_, "--include"), .exclude = std::nullopt};
+    if (!exclude_.empty()) select.exclude = parse_regex(exclude_, "--exclude");
     return select;
   }
 
-  /// Runs one configuration over the input; writes to `output` unless that is empty.
-  std::pair<std::vector<tensor_result>, run_totals> run_job(const configuration& how,
-                                                            const std::filesystem::path& output) {
+  /// What one run gives.
+  struct run_result {
+    std::vector<tensor_result> tensors;
+    run_totals totals;
+    std::string configuration;  ///< of the tensors that nothing changes
+    std::optional<budget_plan> budget = {};
+  };
+
+  /// Runs a request over the input; writes to `output` unless that is empty.
+  [[nodiscard]] run_result run_job(const request& how, const std::filesystem::path& output) {
     const auto start = std::chrono::steady_clock::now();
     install_stop_handler();
     const source_model model(input_);
@@ -186,6 +203,9 @@ class app {
                                  [](const work_item& item) { return item.quantize; });
     LOWBIT_CHECK(any, value, "no float matrix of '", input_, "' is selected by --include '",
                  include_, "' and --exclude '", exclude_, "'");
+    configurations made(formats_, how);
+    const choice base = made.changed({}, "");
+    choose(items, how, made);
 
     std::optional<lowbit::io::checkpoint_writer> writer;
     if (!output.empty()) {
@@ -195,25 +215,81 @@ class app {
       writer.emplace(output);
       writer->set_provenance("tool", "quantize_model " LOWBIT_VERSION_STRING);
       writer->set_provenance("source", std::filesystem::path(input_).filename().string());
-      writer->set_provenance("quantizer", how.describe());
+      writer->set_provenance("quantizer", base.how->describe());
     }
-    quantization_job job(model, std::move(items), how, options_, writer ? &*writer : nullptr);
+    std::optional<budget_plan> budget;
+    if (how.budget) {
+      budget = spend(items, how, made);
+      for (std::size_t i = 0; i < budget->items.size(); ++i) {
+        items[budget->items[i]].chosen = budget->chosen(i);
+      }
+      print_budget(*budget, *how.budget);
+      if (writer) writer->set_provenance("budget", lowbit::detail::message(*how.budget));
+    }
+    if (writer) {
+      for (const work_item& item : items) {
+        const std::string changes = item.chosen.text();
+        if (changes.empty()) continue;
+        writer->set_provenance("quantizer of " + item.tensor->name, changes);
+      }
+    }
+    quantization_job job(model, std::move(items), options_, writer ? &*writer : nullptr);
     std::vector<tensor_result> results = job.run();
     if (writer) writer->finish();
     const run_totals totals = sum_up(results, seconds_since(start));
-    return {std::move(results), totals};
+    return {std::move(results), totals, base.how->describe(), std::move(budget)};
   }
 
-  void quantize(const configuration& how) {
-    const auto [results, totals] = run_job(how, output_);
-    std::printf("%s\n", how.describe().c_str());
-    print_results(results, totals);
-    if (options_.distortion) print_distortion(results);
-    print_cost(totals);
+  /// Gives each tensor its configuration. Refuses (value) overrides that match nothing.
+  static void choose(std::vector<work_item>& items, const request& how, configurations& made) {
+    std::vector<bool> used(how.overrides.size());
+    for (work_item& item : items) {
+      if (!item.quantize) continue;
+      field_texts changes;
+      std::string what;
+      for (std::size_t i = 0; i < used.size(); ++i) {
+        const override_rule& rule = how.overrides[i];
+        if (!std::regex_search(item.tensor->name, rule.names)) continue;
+        used[i] = true;
+        item.is_fixed = true;
+        what = "--set '" + rule.text + "', tensor '" + item.tensor->name + "'";
+        for (const auto& [name, value] : rule.fields) changes[name] = value;
+      }
+      item.chosen = made.changed(changes, what);
+    }
+    for (std::size_t i = 0; i < used.size(); ++i) {
+      LOWBIT_CHECK(used[i], value, "--set '", how.overrides[i].text,
+                   "' matches no tensor that is to be quantized");
+    }
+  }
+
+  [[nodiscard]] budget_plan spend(const std::vector<work_item>& items, const request& how,
+                                  configurations& made) const {
+    LOWBIT_CHECK(!how.candidates.empty(), value,
+                 "--budget needs at least one --candidate, such as --candidate bits=2");
+    std::vector<choice> candidates;
+    for (const std::string& text : how.candidates) {
+      const std::string what = "--candidate '" + text + "'";
+      candidates.push_back(made.changed(parse_fields(text, what), what));
+    }
+    return budget_search(items, std::move(candidates), options_).run(*how.budget);
+  }
+
+  void quantize() {
+    request how{.format = format_, .fields = fields_, .budget = budget_, .candidates = candidates_};
+    for (const std::string& text : overrides_) how.overrides.push_back(parse_override(text));
+    LOWBIT_CHECK(budget_ || candidates_.empty(), value, "--candidate is for --budget");
+    const run_result made = run_job(how, output_);
+    std::printf("%s\n", made.configuration.c_str());
+    print_results(made.tensors, made.totals);
+    if (options_.distortion) print_distortion(made.tensors);
+    print_cost(made.totals);
     std::printf("wrote %s (%.2f MB)\n", output_.c_str(),
                 static_cast<double>(std::filesystem::file_size(output_)) * 1e-6);
     if (report_.empty()) return;
-    const std::string text = report_as_json(input_, how.describe(), results, totals).dump(2) + "\n";
+    auto json = report_as_json(input_, made.configuration, made.tensors, made.totals);
+    if (made.budget) json["budget"] = budget_as_json(*made.budget, *budget_);
+    const std::string text = json.dump(2) + "\n";
     lowbit::io::atomic_file file(report_);
     file.write(std::as_bytes(std::span(text)));
     file.commit();
@@ -228,15 +304,19 @@ class app {
     if (!output_dir_.empty()) std::filesystem::create_directories(output_dir_);
     bool has_outputs = false;
     for (const std::string& text : configurations_) {
-      const std::string format = text.substr(0, text.find(':'));
-      const configuration how(formats_, format, parse_fields(text));
-      auto [of_tensors, totals] = run_job(how, output_for(text));
+      const auto colon = std::min(text.find(':'), text.size());
+      request how{.format = text.substr(0, colon)};
+      if (colon < text.size()) {
+        how.fields = parse_fields(text.substr(colon + 1), "configuration '" + text + "'");
+      }
+      run_result made = run_job(how, output_for(text));
+      const run_totals& totals = made.totals;
       std::vector<std::string> row{text};
       append_errors(row, errors_of(totals));
       row.push_back(show("%.2f", static_cast<double>(totals.stored_bytes()) * 1e-6));
       row.push_back(show("%.2f", totals.seconds));
       rows.add(std::move(row));
-      results.push_back(std::move(of_tensors));
+      results.push_back(std::move(made.tensors));
       has_outputs = has_outputs || totals.output_error || totals.calibration_error;
     }
     rows.print(stdout);
@@ -275,23 +355,6 @@ class app {
       rows.add(std::move(row));
     }
     return rows;
-  }
-
-  /// "FORMAT:a=1,b=2" -> {a: 1, b: 2}.
-  static field_texts parse_fields(const std::string& configuration) {
-    field_texts fields;
-    std::size_t at = configuration.find(':');
-    while (at != std::string::npos) {
-      const std::size_t end = configuration.find(',', at + 1);
-      const std::string part =
-          configuration.substr(at + 1, end == std::string::npos ? end : end - at - 1);
-      const std::size_t equals = part.find('=');
-      LOWBIT_CHECK(equals != std::string::npos, value, "configuration '", configuration, "': '",
-                   part, "' is not name=value");
-      fields[part.substr(0, equals)] = part.substr(equals + 1);
-      at = end;
-    }
-    return fields;
   }
 
   /// The file for a configuration in --output-dir; empty without one.
@@ -359,6 +422,9 @@ class app {
   std::string include_ = "weight$";
   std::string exclude_;
   std::string format_;
+  std::vector<std::string> overrides_;
+  std::optional<double> budget_;
+  std::vector<std::string> candidates_;
   std::vector<std::string> configurations_;
   bool per_tensor_ = false;
   field_texts fields_;
