@@ -83,9 +83,9 @@ class calibrate_command {
         ->check(CLI::Range(1, 30))
         ->capture_default_str();
     command
-        .add_option("--padding-weight", options_.padding_weight,
-                    "what the encoder's rows after the end of a sound count for")
-        ->check(CLI::Range(0.0F, 1.0F))
+        .add_option("--padding", options_.padding,
+                    "share of the encoder's rows after the end of a sound that count")
+        ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
     command.add_option("--layers", layers_, "only layers whose name matches this regex")
         ->capture_default_str();
@@ -232,7 +232,7 @@ class calibrate_command {
         message(sounds.size(), " files ",
                 lowbit::io::checksum_text(lowbit::io::checksum(std::as_bytes(std::span(names)))),
                 ", ", options_.audio_seconds, " s in windows of ", options_.window_seconds,
-                ", share ", share_, ", padding ", options_.padding_weight));
+                ", share ", share_, ", padding ", options_.padding));
     all.emplace_back("layers", layers_);
     all.emplace_back("weights", message(static_cast<int>(session_.load.dense), " ",
                                         static_cast<int>(session_.load.activations)));

@@ -97,12 +97,17 @@ void input_collector::add_rows(std::string_view layer, bool is_second,
                " channels, not ", in.channels);
   std::vector<float>& to = is_second ? in.second_rows : in.rows;
   for (index_t t = 0; t < rows.rows(); ++t) {
+    const auto number = static_cast<double>(t);
+    const bool is_padding = number >= weighing_.full * static_cast<double>(rows.rows());
+    // Padding looks alike: a tenth of its rows tells as much as all of them with a tenth of the
+    // weight, at a tenth of the cost.
+    if (is_padding &&
+        std::floor((number + 1.0) * weighing_.padding) == std::floor(number * weighing_.padding)) {
+      continue;
+    }
     const auto row = rows.row(t);
     to.insert(to.end(), row.begin(), row.end());
-    if (is_second) continue;
-    const bool is_padding =
-        static_cast<double>(t) >= weighing_.full * static_cast<double>(rows.rows());
-    in.weights.push_back(weighing_.weight * (is_padding ? weighing_.padding : 1.0F));
+    if (!is_second) in.weights.push_back(weighing_.weight);
   }
 }
 
@@ -362,7 +367,7 @@ void calibration_run::hear_window(std::span<const float> samples) {
   const double seconds = static_cast<double>(samples.size()) / sample_rate;
   const double full = std::min(
       1.0, (seconds + padding_begins_after) / static_cast<double>(options_.window_seconds));
-  inputs_.weigh({.full = full, .padding = options_.padding_weight});
+  inputs_.weigh({.full = full, .padding = options_.padding});
   std::vector<lane> nets = lanes();
   for (lane& l : nets) {
     const matrix audio = l.net->encode(mel.view(), l.rt);
