@@ -18,18 +18,23 @@ namespace quantize_model {
   return lowbit::io::calibration_reader::open(path);
 }
 
-/// tr E H E^T / tr W H W^T: the mean squared error of a layer's outputs as a share of their mean
-/// square, for inputs with E[x x^T] = H. NaN for outputs that are all zero.
-[[nodiscard]] inline double moments_error(lowbit::matrix_view<const float> weights,
-                                          lowbit::tensor_ref tensor,
-                                          const lowbit::observers::second_moments& inputs,
-                                          const lowbit::kernels::context& ctx) {
+/// Of a layer's outputs, summed over them, for inputs with E[x x^T] = H.
+struct output_energy {
+  double error;   ///< tr E H E^T, the mean squared error
+  double square;  ///< tr W H W^T, the mean square
+
+  /// 0 for outputs that are all zero.
+  [[nodiscard]] double relative_error() const { return square > 0.0 ? error / square : 0.0; }
+};
+[[nodiscard]] inline output_energy energy_of_outputs(
+    lowbit::matrix_view<const float> weights, lowbit::tensor_ref tensor,
+    const lowbit::observers::second_moments& inputs, const lowbit::kernels::context& ctx) {
   const lowbit::matrix_view<const double> h = inputs.matrix();
   lowbit::aligned_buffer<float> buffer(weights.shape().size());
   const lowbit::matrix_view<float> other(buffer.data(), weights.rows(), weights.cols());
   const double square = lowbit::outlier::layer_hessian_error(weights, other, h, ctx);  // of zeros
   tensor.dequantize({0, weights.rows()}, other);
-  return lowbit::outlier::layer_hessian_error(weights, other, h, ctx) / square;
+  return {lowbit::outlier::layer_hessian_error(weights, other, h, ctx), square};
 }
 
 }  // namespace quantize_model

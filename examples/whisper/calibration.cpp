@@ -430,7 +430,7 @@ void calibration_run::read(std::span<const token> window) {
   std::vector<lane> nets = lanes();
   for (index_t i = 0; i < nets.size(); ++i) {
     decoder_state& state = silence_[i];
-    state.forget_tokens();
+    state.restart();
     // Logits of the prompt's first token are never asked for.
     static_cast<void>(nets[i].net->decode(state, tokens, tokens.size() - 1, nets[i].rt));
   }
