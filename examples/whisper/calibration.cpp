@@ -289,7 +289,8 @@ calibration_run::calibration_run(const networks& nets, std::vector<std::filesyst
   const index_t longest = nets.original.sizes().audio_context / outputs_per_second;
   options_.window_seconds = std::min(options_.window_seconds, longest);
   const index_t prompt = prompt_of(nets.words).size();
-  windows_ = spread_windows(text, options.text_tokens, nets.original.sizes().text_context - prompt);
+  const index_t most = nets.original.sizes().text_context - prompt;
+  windows_ = spread_windows(text, options.text_tokens, std::min(options.text_window, most));
   for (const auto& window : windows_) text_tokens_ += window.size();
   LOWBIT_CHECK(!sounds_.empty() || !windows_.empty(), value,
                "there is no text and no sound to calibrate with");

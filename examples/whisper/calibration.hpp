@@ -98,11 +98,12 @@ class input_collector {
 [[nodiscard]] std::vector<std::filesystem::path> spread(std::vector<std::filesystem::path> files);
 
 struct calibration_options {
-  index_t window_seconds = 15;  ///< of sound that the encoder sees at a time
+  index_t window_seconds = 10;  ///< of sound that the encoder sees at a time
   double audio_seconds = 0.0;   ///< no more than so much sound; 0: all
   double padding = 0.1;         ///< share of the encoder's rows after the end of a sound that count
   std::optional<double> audio_share = {};  ///< of the weight of all rows; none: every row counts 1
-  index_t text_tokens = 20000;             ///< no more than so many
+  index_t text_window = 200;    ///< tokens that the decoder reads at a time, the prompt not counted
+  index_t text_tokens = 20000;  ///< no more than so many
 };
 
 /// Windows of text, evenly spread: as many as `wanted` tokens need, each of at most `window`.
