@@ -1,4 +1,6 @@
 // calibrate_command.cpp: `whisper calibrate MODEL -o CALIB`.
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -12,8 +14,10 @@
 #include "../common/peak_memory.hpp"
 #include "calibration.hpp"
 #include "commands.hpp"
+#include "evaluation.hpp"
 #include "lowbit/io/checksum.hpp"
 #include "lowbit/version.hpp"
+#include "progress_line.hpp"
 #include "sensitivity.hpp"
 #include "session.hpp"
 
@@ -46,6 +50,8 @@ it is started again with the same options.
 
 exit status: 0 success, 1 an error, 130 interrupted, others: wrong usage)help";
 
+constexpr std::string_view sensitivity_key = "sensitivity_of";
+
 /// Whatever changes the result, by name: a saved state is of use to the same options only.
 using fingerprint = std::vector<std::pair<std::string, std::string>>;
 
@@ -62,7 +68,7 @@ class calibrate_command {
         .add_option("--text-tokens", options_.text_tokens,
                     "use no more than so many tokens, in windows spread over the texts")
         ->capture_default_str();
-    command.add_option("--text-window", options_.text_window, "tokens of text read at a time")
+    command.add_option("--text-window", options_.text_window, "tokens read at a time")
         ->check(CLI::Range(1, 446))
         ->capture_default_str();
     command
@@ -70,6 +76,8 @@ class calibrate_command {
                     "what the first token of a text or a sound counts for: all others look at it")
         ->check(CLI::Range(0.0F, 1e4F))
         ->capture_default_str();
+    command.add_flag("--keep-lines", keep_lines_,
+                     "white space as it stands; without it, each run of it is one blank");
     command.add_option("--audio", audio_, "sound files, and folders of them; repeat it");
     command
         .add_option("--audio-part", part_,
@@ -91,20 +99,20 @@ class calibrate_command {
         ->check(CLI::Range(1, 30))
         ->capture_default_str();
     command
-        .add_option("--padding-weight", options_.padding_weight,
-                    "what the encoder's rows after the end of a sound count for")
-        ->check(CLI::Range(0.0F, 1.0F))
+        .add_option("--padding", options_.padding,
+                    "share of the encoder's rows after the end of a sound that count")
+        ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
     command.add_option("--layers", layers_, "only layers whose name matches this regex")
         ->capture_default_str();
     command.add_option("--distorted-by", distorted_,
                        "a checkpoint quantized from MODEL: moments of what its layers see, and of "
                        "that with what MODEL's see");
-    command.add_flag("--sensitivity", sensitivity_,
-                     "also measure what an error of each layer costs, by putting the quantized "
-                     "weights of --distorted-by into MODEL, one layer at a time");
-    command.add_option("--sensitivity-of", sensitivity_of_,
-                       "the same with the weights of this checkpoint");
+    command.add_option(
+        "--sensitivity-of", sensitivity_of_,
+        "also measure what an error of each layer costs, by putting the weights of "
+        "this checkpoint into MODEL, one layer at a time; with a CALIB that is there, "
+        "made with the same options, only that is done");
     command.add_option("--sensitivity-tokens", probe_.text_tokens, "of text, to measure that with")
         ->capture_default_str();
     command.add_option("--sensitivity-sounds", probe_.sounds, "sound files, to measure that with")
@@ -124,18 +132,45 @@ class calibrate_command {
     if (!distorted_.empty()) {
       distorted = std::make_unique<model>(model_file(distorted_), session_.load);
     }
-    LOWBIT_CHECK(!sensitivity_ || distorted != nullptr || !sensitivity_of_.empty(), value,
-                 "--sensitivity needs quantized weights: --distorted-by or --sensitivity-of");
-    if (sensitivity_of_.empty() && sensitivity_) sensitivity_of_ = distorted_;
-
     const std::vector<token> text = read_texts(words);
     std::vector<std::filesystem::path> sounds = choose_sounds();
     if (share_ > 0.0) options_.audio_share = share_;
     const fingerprint options = describe_options(sounds);
-    const std::vector<input_collector::watched_layer> layers = choose_layers(net);
-    input_collector inputs(layers, distorted != nullptr, running.rt().ctx);
-    calibration_run calibrating({net, distorted.get(), words, mel}, sounds, text, options_, inputs,
-                                running.rt());
+    if (is_made_of(options)) {
+      std::fprintf(stderr, "%s is there already, made with the same options\n", output_.c_str());
+    } else {
+      collect({net, distorted.get(), words, mel}, sounds, text, options, running.rt());
+    }
+    if (!sensitivity_of_.empty()) {
+      probe_.text_window = options_.text_window;
+      sensitivity_probe probe(net, words, mel, sounds, text, probe_, running.rt());
+      add_sensitivities(probe, net, running.rt());
+    }
+    std::fprintf(stderr, "%s: %.1f MB; %.1f s with %u threads, peak memory %.0f MiB\n",
+                 output_.c_str(), static_cast<double>(std::filesystem::file_size(output_)) * 1e-6,
+                 seconds_since(start), session_.threads, examples::peak_memory_mib());
+  }
+
+ private:
+  /// Whether the output is there, made with the same options.
+  [[nodiscard]] bool is_made_of(const fingerprint& options) const {
+    if (!std::filesystem::exists(output_)) return false;
+    const auto file = lowbit::io::safetensors_reader::open(output_);
+    LOWBIT_CHECK(lowbit::io::calibration_reader::recognizes(file), value, "'", output_,
+                 "' is there and is no calibration file: it is not replaced");
+    const auto made_of = lowbit::io::calibration_reader::open(output_).provenance();
+    return std::all_of(options.begin(), options.end(), [&](const auto& option) {
+      const auto found = made_of.find(option.first);
+      return found != made_of.end() && found->second == option.second;
+    });
+  }
+
+  /// Streams everything and writes the statistics.
+  void collect(const calibration_run::networks& nets,
+               const std::vector<std::filesystem::path>& sounds, std::span<const token> text,
+               const fingerprint& options, const runtime& rt) const {
+    input_collector inputs(choose_layers(nets.original), nets.distorted != nullptr, rt.ctx);
+    calibration_run calibrating(nets, sounds, text, options_, inputs, rt);
 
     const std::filesystem::path partial = output_ + ".partial";
     if (std::filesystem::exists(partial)) {
@@ -148,11 +183,6 @@ class calibrate_command {
       lowbit::io::calibration_writer out(output_);
       for (const auto& [key, value] : options) out.set_provenance(key, value);
       write(inputs, out);
-      if (!sensitivity_of_.empty()) {
-        out.set_provenance("sensitivity_of", name_of(sensitivity_of_));
-        sensitivity_probe probe(net, words, mel, sounds, text, probe_, running.rt());
-        measure(probe, inputs, net, running.rt(), out);
-      }
       out.finish();
     } catch (const lowbit::cancelled_error&) {
       std::fprintf(stderr, "\nsaving what is done so far ...");
@@ -162,27 +192,28 @@ class calibrate_command {
     }
     std::error_code ignored;
     std::filesystem::remove(partial, ignored);
-    summarize(calibrating, seconds_since(start));
+    const calibration_run::progress& p = calibrating.so_far();
+    std::fprintf(stderr, "%zu sounds of %.1f s with %zu tokens, %zu tokens of text\n", p.sounds,
+                 p.audio_seconds, p.audio_tokens, p.text_tokens);
   }
 
- private:
   // -- input
   // ---------------------------------------------------------------------------------------
 
   [[nodiscard]] std::string read_text(const std::string& path) const {
     const lowbit::io::mapped_file file(path);
-    std::string text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-    if (text_bytes_ == 0 || text.size() <= text_bytes_) return text;
-    // Cut between words.
-    const std::size_t cut = text.find_last_of(" \n", text_bytes_);
-    text.resize(cut == std::string::npos ? text_bytes_ : cut);
-    return text;
+    std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+    if (text_bytes_ != 0 && text.size() > text_bytes_) {  // cut between words
+      const std::size_t cut = text.find_last_of(" \n", text_bytes_);
+      text = text.substr(0, cut == std::string::npos ? text_bytes_ : cut);
+    }
+    return keep_lines_ ? std::string(text) : one_line(text);
   }
 
   [[nodiscard]] std::vector<token> read_texts(const tokenizer& words) const {
     std::vector<token> tokens;
     for (const std::string& path : texts_) {
-      const std::vector<token> more = words.encode(one_line(read_text(path)));
+      const std::vector<token> more = words.encode(read_text(path));
       tokens.insert(tokens.end(), more.begin(), more.end());
     }
     return tokens;
@@ -229,9 +260,10 @@ class calibrate_command {
     if (!distorted_.empty()) all.emplace_back("distorted_by", name_of(distorted_));
     std::string texts;
     for (const std::string& path : texts_) texts += name_of(path) + "; ";
-    all.emplace_back("text", texts + message(text_bytes_, " bytes, ", options_.text_tokens,
-                                             " tokens in windows of ", options_.text_window,
-                                             ", start ", options_.start_weight));
+    all.emplace_back("text",
+                     texts + message(text_bytes_, " bytes, ", options_.text_tokens,
+                                     " tokens in windows of ", options_.text_window, ", start ",
+                                     options_.start_weight, keep_lines_ ? ", lines kept" : ""));
     std::string names;
     for (const auto& path : sounds) {
       names += message(path.native(), " ", std::filesystem::file_size(path), "\n");
@@ -241,7 +273,7 @@ class calibrate_command {
         message(sounds.size(), " files ",
                 lowbit::io::checksum_text(lowbit::io::checksum(std::as_bytes(std::span(names)))),
                 ", ", options_.audio_seconds, " s in windows of ", options_.window_seconds,
-                ", share ", share_, ", padding ", options_.padding_weight));
+                ", share ", share_, ", padding ", options_.padding));
     all.emplace_back("layers", layers_);
     all.emplace_back("weights", message(static_cast<int>(session_.load.dense), " ",
                                         static_cast<int>(session_.load.activations)));
@@ -279,26 +311,28 @@ class calibrate_command {
 
   static void stream(calibration_run& run, const std::filesystem::path& partial,
                      const fingerprint& options) {
+    const bool is_terminal = ::isatty(STDERR_FILENO) != 0;
+    const double seconds_between_lines = is_terminal ? 0.5 : 10.0;
     const auto start = clock::now();
     const double share_at_start = run.share_done();
     auto saved = start;
-    auto shown = start - std::chrono::seconds(10);
+    auto shown = start;
     while (run.step()) {
       if (seconds_since(saved) > seconds_between_saves && !run.is_done()) {
         save_partial(partial, options, run);
         saved = clock::now();
       }
-      if (seconds_since(shown) < 1.0 && !run.is_done()) continue;
+      if (seconds_since(shown) < seconds_between_lines && !run.is_done()) continue;
       shown = clock::now();
       const double elapsed = seconds_since(start);
       const double done = run.share_done() - share_at_start;
       const double left = done > 0.0 ? elapsed * (1.0 - run.share_done()) / done : 0.0;
       const calibration_run::progress& p = run.so_far();
-      std::fprintf(
-          stderr, "\r\033[Ksound: %.0f s, %zu tokens; text: %zu of %zu tokens; %.0f s, %.0f s left",
-          p.audio_seconds, p.audio_tokens, p.text_tokens, run.text_tokens(), elapsed, left);
+      std::fprintf(stderr,
+                   "%ssound: %.0f s, %zu tokens; text: %zu of %zu tokens; %.0f s, %.0f s left%s",
+                   is_terminal ? "\r\033[K" : "", p.audio_seconds, p.audio_tokens, p.text_tokens,
+                   run.text_tokens(), elapsed, left, is_terminal && !run.is_done() ? "" : "\n");
     }
-    std::fprintf(stderr, "\n");
   }
 
   static void write(input_collector& inputs, lowbit::io::calibration_writer& out) {
@@ -312,58 +346,53 @@ class calibrate_command {
                  unseen.size(), unseen.front().c_str(), unseen.size() > 1 ? ", ..." : "");
   }
 
-  /// The sensitivity of every layer that the checkpoint has quantized.
-  void measure(sensitivity_probe& probe, input_collector& inputs, const model& net,
-               const runtime& rt, lowbit::io::calibration_writer& out) const {
+  /// Adds the sensitivity of every layer that the checkpoint has quantized to the output.
+  void add_sensitivities(sensitivity_probe& probe, const model& net, const runtime& rt) const {
     const model_file quantized(sensitivity_of_);
     std::map<std::string, shape2> shapes;
     net.for_each_linear([&](std::string_view name, const linear& weights) {
       shapes.emplace(name, weights.shape());
     });
+    const auto known = lowbit::io::calibration_reader::open(output_);
+    lowbit::io::calibration_writer out(output_);
+    for (const auto& [key, value] : known.provenance()) {
+      if (key != sensitivity_key) out.set_provenance(key, value);
+    }
+    out.set_provenance(sensitivity_key, name_of(sensitivity_of_));
     const auto start = clock::now();
-    index_t done = 0;
-    const index_t all = inputs.layers();
-    inputs.finish([&](std::span<const std::string> layers,
-                      const lowbit::io::input_statistics& known) {
+    double done = 0.0;
+    const auto all = static_cast<double>(known.layers().size());
+    for (const std::vector<std::string>& layers : known.inputs()) {
+      const auto statistics = known.find(layers.front());
+      out.add(layers, statistics->moments, statistics->cross_moments());
       for (const std::string& layer : layers) {
         rt.check_stop();
         auto weights = quantized.load_linear(layer + ".weight", shapes.at(layer), session_.load);
-        const auto found = probe.measure(layer, std::move(weights), known.moments);
-        done += 1;
+        const auto found = probe.measure(layer, std::move(weights), statistics->moments);
+        done += 1.0;
         const double elapsed = seconds_since(start);
-        std::fprintf(stderr, "\r\033[Ksensitivity: %zu of %zu layers, %.0f s, %.0f s left", done,
-                     all, elapsed,
-                     elapsed * (static_cast<double>(all) / static_cast<double>(done) - 1.0));
+        std::fprintf(stderr, "\r\033[Ksensitivity: %.0f of %.0f layers, %.0f s, %.0f s left", done,
+                     all, elapsed, elapsed * (all / done - 1.0));
         if (!found) continue;
         out.set_sensitivity(layer, found->nats / found->relative_error);
         std::fprintf(stderr, "; %s: %.5f nats for an error of %.5f", layer.c_str(), found->nats,
                      found->relative_error);
       }
-    });
+    }
     std::fprintf(stderr, "\n");
-  }
-
-  void summarize(const calibration_run& run, double seconds) const {
-    const calibration_run::progress& p = run.so_far();
-    std::fprintf(
-        stderr,
-        "%zu sounds of %.1f s with %zu tokens, %zu tokens of text: %.1f s with %u threads\n",
-        p.sounds, p.audio_seconds, p.audio_tokens, p.text_tokens, seconds, session_.threads);
-    std::fprintf(stderr, "wrote %s (%.1f MB), peak memory %.0f MiB\n", output_.c_str(),
-                 static_cast<double>(std::filesystem::file_size(output_)) * 1e-6,
-                 examples::peak_memory_mib());
+    out.finish();
   }
 
   std::string model_;
   std::string output_;
   std::vector<std::string> texts_;
   std::size_t text_bytes_ = 0;
+  bool keep_lines_ = false;
   std::vector<std::string> audio_;
   std::string part_ = "all";
   double share_ = 0.0;  // 0: none
   std::string layers_ = ".";
   std::string distorted_;
-  bool sensitivity_ = false;
   std::string sensitivity_of_;
   sensitivity_options probe_;
   calibration_options options_;

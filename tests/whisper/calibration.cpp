@@ -259,15 +259,16 @@ TEST_CASE("beside itself, a network is not distorted") {
       worst = std::max(worst, std::fabs(c.cross[n] - m.matrix().data()[n]));
     }
     CHECK(c.cross.size() == m.matrix().shape().size());
-    // (w x_i) x_j and (w x_j) x_i round differently where the weight w is no power of two.
+    // (w x_i) x_j and (w x_j) x_i round differently where the weight w is no power of two
+    // (silence).
     CHECK(worst <= 1e-13 * largest);
   }
 }
 
 TEST_CASE("padding and shares weigh rows") {
   // Without padding, only the rows of the sound and of half a second after it count.
-  setup all({.padding_weight = 1.0F, .text_tokens = 0});
-  setup some({.padding_weight = 0.0F, .text_tokens = 0});
+  setup all({.padding = 1.0, .text_tokens = 0});
+  setup some({.padding = 0.0, .text_tokens = 0});
   const auto rows_of = [](setup& s, const std::string& layer) {
     for (const auto& f : s.finish()) {
       if (f.layers.front() == layer) return f.known.moments.rows;

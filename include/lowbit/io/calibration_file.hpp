@@ -187,6 +187,13 @@ class calibration_reader {
     for (const auto& [layer, unused] : inputs_of_) names.push_back(layer);
     return names;
   }
+  /// The layers of each input, in the order of the file: those that share it are together, the one
+  /// that it is stored under first.
+  [[nodiscard]] std::vector<std::vector<std::string>> inputs() const {
+    std::vector<std::vector<std::string>> out;
+    for (const record& r : records_) out.push_back(r.layers);
+    return out;
+  }
   /// Whether find() finds something.
   [[nodiscard]] bool contains(std::string_view layer) const { return inputs_of_.contains(layer); }
   /// What is known of a layer's inputs; nothing if the layer is not there. Refuses (format) damaged
@@ -239,6 +246,7 @@ class calibration_reader {
 
  private:
   struct record {
+    std::vector<std::string> layers = {};
     index_t rows = 0;
     double shrinkage = 1.0;
     const stored_tensor* second_moments = nullptr;
@@ -292,7 +300,9 @@ class calibration_reader {
     detail::strict_object fields(document, label);
     const std::int64_t rows = fields.integer("rows");
     LOWBIT_CHECK(rows >= 1, format, label, ": rows = ", rows);
-    record r{.rows = static_cast<index_t>(rows), .shrinkage = fields.real("shrinkage")};
+    record r{.layers = {name},
+             .rows = static_cast<index_t>(rows),
+             .shrinkage = fields.real("shrinkage")};
     LOWBIT_CHECK(r.shrinkage >= 0.0 && r.shrinkage <= 1.0, format, label,
                  ": shrinkage = ", r.shrinkage, " is outside 0..1");
     const std::int64_t distorted = fields.integer("distorted");
@@ -303,6 +313,7 @@ class calibration_reader {
       LOWBIT_CHECK(layer.is_string(), format, label, ": also must hold names only, but holds ",
                    detail::in_quotes(layer.dump()));
       put(layer.get<std::string>(), label);
+      r.layers.push_back(layer.get<std::string>());
     }
     fields.check_all_asked();
 
