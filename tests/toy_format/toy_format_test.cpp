@@ -145,7 +145,7 @@ TEST_CASE("a new format gets checkpoints") {
 
 TEST_CASE("tensors that --set names are quantized otherwise, by a new format as well") {
   const scratch_folder folder;
-  const auto [model, calibration] = write_sensitive_model(folder);
+  const std::string model = write_sensitive_model(folder).first;
   const std::string out = (folder.path / "out.safetensors").string();
   const auto quantize = [&](std::vector<const char*> sets, int code) {
     std::vector<const char*> arguments{"quantize", model.c_str(), "-o",    out.c_str(),
@@ -181,7 +181,9 @@ TEST_CASE("tensors that --set names are quantized otherwise, by a new format as 
 
 TEST_CASE("a budget is spent where errors cost most, on what --set does not name") {
   const scratch_folder folder;
-  const auto [model, calibration] = write_sensitive_model(folder);
+  const auto files = write_sensitive_model(folder);
+  const std::string& model = files.first;
+  const std::string& calibration = files.second;
   const std::string out = (folder.path / "out.safetensors").string();
   const auto quantize = [&](const char* format, std::vector<const char*> more, int code = 0) {
     std::vector<const char*> arguments{"quantize",    model.c_str(),      "-o",
