@@ -307,6 +307,7 @@ class quantized final : public linear {
   void read_rows(row_range rows, matrix_view<float> out) const override {
     tensor_.dequantize(rows, out);
   }
+  [[nodiscard]] bool rounds_inputs() const override { return mode_ == activation_mode::int8; }
   [[nodiscard]] std::uint64_t bytes() const override { return tensor_.bytes(mode_); }
   [[nodiscard]] std::uint64_t stored_bits() const override { return tensor_.storage_bits(); }
   [[nodiscard]] std::string describe(const runtime& rt) const override {

@@ -1,4 +1,6 @@
 // calibrate_command.cpp: `whisper calibrate MODEL -o CALIB`.
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -12,8 +14,10 @@
 #include "../common/peak_memory.hpp"
 #include "calibration.hpp"
 #include "commands.hpp"
+#include "evaluation.hpp"
 #include "lowbit/io/checksum.hpp"
 #include "lowbit/version.hpp"
+#include "progress_line.hpp"
 #include "sensitivity.hpp"
 #include "session.hpp"
 
@@ -62,6 +66,11 @@ class calibrate_command {
         .add_option("--text-tokens", options_.text_tokens,
                     "use no more than so many tokens, in windows spread over the texts")
         ->capture_default_str();
+    command.add_option("--text-window", options_.text_window, "tokens read at a time")
+        ->check(CLI::Range(1, 446))
+        ->capture_default_str();
+    command.add_flag("--keep-lines", keep_lines_,
+                     "white space as it stands; without it, each run of it is one blank");
     command.add_option("--audio", audio_, "sound files, and folders of them; repeat it");
     command
         .add_option("--audio-part", part_,
@@ -83,9 +92,9 @@ class calibrate_command {
         ->check(CLI::Range(1, 30))
         ->capture_default_str();
     command
-        .add_option("--padding-weight", options_.padding_weight,
-                    "what the encoder's rows after the end of a sound count for")
-        ->check(CLI::Range(0.0F, 1.0F))
+        .add_option("--padding", options_.padding,
+                    "share of the encoder's rows after the end of a sound that count")
+        ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
     command.add_option("--layers", layers_, "only layers whose name matches this regex")
         ->capture_default_str();
@@ -142,6 +151,7 @@ class calibrate_command {
       write(inputs, out);
       if (!sensitivity_of_.empty()) {
         out.set_provenance("sensitivity_of", name_of(sensitivity_of_));
+        probe_.text_window = options_.text_window;
         sensitivity_probe probe(net, words, mel, sounds, text, probe_, running.rt());
         measure(probe, inputs, net, running.rt(), out);
       }
@@ -163,12 +173,12 @@ class calibrate_command {
 
   [[nodiscard]] std::string read_text(const std::string& path) const {
     const lowbit::io::mapped_file file(path);
-    std::string text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-    if (text_bytes_ == 0 || text.size() <= text_bytes_) return text;
-    // Cut between words.
-    const std::size_t cut = text.find_last_of(" \n", text_bytes_);
-    text.resize(cut == std::string::npos ? text_bytes_ : cut);
-    return text;
+    std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+    if (text_bytes_ != 0 && text.size() > text_bytes_) {  // cut between words
+      const std::size_t cut = text.find_last_of(" \n", text_bytes_);
+      text = text.substr(0, cut == std::string::npos ? text_bytes_ : cut);
+    }
+    return text_from(text, 0, keep_lines_);
   }
 
   [[nodiscard]] std::vector<token> read_texts(const tokenizer& words) const {
@@ -221,8 +231,9 @@ class calibrate_command {
     if (!distorted_.empty()) all.emplace_back("distorted_by", name_of(distorted_));
     std::string texts;
     for (const std::string& path : texts_) texts += name_of(path) + "; ";
-    all.emplace_back("text",
-                     texts + message(text_bytes_, " bytes, ", options_.text_tokens, " tokens"));
+    all.emplace_back("text", texts + message(text_bytes_, " bytes, ", options_.text_tokens,
+                                             " tokens in windows of ", options_.text_window,
+                                             keep_lines_ ? ", lines kept" : ""));
     std::string names;
     for (const auto& path : sounds) {
       names += message(path.native(), " ", std::filesystem::file_size(path), "\n");
@@ -232,7 +243,7 @@ class calibrate_command {
         message(sounds.size(), " files ",
                 lowbit::io::checksum_text(lowbit::io::checksum(std::as_bytes(std::span(names)))),
                 ", ", options_.audio_seconds, " s in windows of ", options_.window_seconds,
-                ", share ", share_, ", padding ", options_.padding_weight));
+                ", share ", share_, ", padding ", options_.padding));
     all.emplace_back("layers", layers_);
     all.emplace_back("weights", message(static_cast<int>(session_.load.dense), " ",
                                         static_cast<int>(session_.load.activations)));
@@ -270,26 +281,28 @@ class calibrate_command {
 
   static void stream(calibration_run& run, const std::filesystem::path& partial,
                      const fingerprint& options) {
+    const bool is_terminal = ::isatty(STDERR_FILENO) != 0;
+    const double seconds_between_lines = is_terminal ? 0.5 : 10.0;
     const auto start = clock::now();
     const double share_at_start = run.share_done();
     auto saved = start;
-    auto shown = start - std::chrono::seconds(10);
+    auto shown = start;
     while (run.step()) {
       if (seconds_since(saved) > seconds_between_saves && !run.is_done()) {
         save_partial(partial, options, run);
         saved = clock::now();
       }
-      if (seconds_since(shown) < 1.0 && !run.is_done()) continue;
+      if (seconds_since(shown) < seconds_between_lines && !run.is_done()) continue;
       shown = clock::now();
       const double elapsed = seconds_since(start);
       const double done = run.share_done() - share_at_start;
       const double left = done > 0.0 ? elapsed * (1.0 - run.share_done()) / done : 0.0;
       const calibration_run::progress& p = run.so_far();
-      std::fprintf(
-          stderr, "\r\033[Ksound: %.0f s, %zu tokens; text: %zu of %zu tokens; %.0f s, %.0f s left",
-          p.audio_seconds, p.audio_tokens, p.text_tokens, run.text_tokens(), elapsed, left);
+      std::fprintf(stderr,
+                   "%ssound: %.0f s, %zu tokens; text: %zu of %zu tokens; %.0f s, %.0f s left%s",
+                   is_terminal ? "\r\033[K" : "", p.audio_seconds, p.audio_tokens, p.text_tokens,
+                   run.text_tokens(), elapsed, left, is_terminal && !run.is_done() ? "" : "\n");
     }
-    std::fprintf(stderr, "\n");
   }
 
   static void write(input_collector& inputs, lowbit::io::calibration_writer& out) {
@@ -311,27 +324,17 @@ class calibrate_command {
     net.for_each_linear([&](std::string_view name, const linear& weights) {
       shapes.emplace(name, weights.shape());
     });
-    const auto start = clock::now();
-    index_t done = 0;
-    const index_t all = inputs.layers();
+    progress_line line("sensitivity, layers", inputs.layers());
     inputs.finish([&](std::span<const std::string> layers,
                       const lowbit::io::input_statistics& known) {
       for (const std::string& layer : layers) {
         rt.check_stop();
         auto weights = quantized.load_linear(layer + ".weight", shapes.at(layer), session_.load);
         const auto found = probe.measure(layer, std::move(weights), known.moments);
-        done += 1;
-        const double elapsed = seconds_since(start);
-        std::fprintf(stderr, "\r\033[Ksensitivity: %zu of %zu layers, %.0f s, %.0f s left", done,
-                     all, elapsed,
-                     elapsed * (static_cast<double>(all) / static_cast<double>(done) - 1.0));
-        if (!found) continue;
-        out.set_sensitivity(layer, found->nats / found->relative_error);
-        std::fprintf(stderr, "; %s: %.5f nats for an error of %.5f", layer.c_str(), found->nats,
-                     found->relative_error);
+        if (found) out.set_sensitivity(layer, found->nats / found->relative_error);
+        line.step();
       }
     });
-    std::fprintf(stderr, "\n");
   }
 
   void summarize(const calibration_run& run, double seconds) const {
@@ -349,6 +352,7 @@ class calibrate_command {
   std::string output_;
   std::vector<std::string> texts_;
   std::size_t text_bytes_ = 0;
+  bool keep_lines_ = false;
   std::vector<std::string> audio_;
   std::string part_ = "all";
   double share_ = 0.0;  // 0: none

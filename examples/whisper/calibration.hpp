@@ -47,12 +47,12 @@ class input_collector {
   /// Watches the second network, which must see the same rows in the same order.
   [[nodiscard]] layer_observer& second() noexcept;
 
-  /// How much the rows of the next calls count: `weight` each; those after the share `full` (0..1)
-  /// of a call's rows, which are padding, times `padding`.
+  /// How much the rows of the next calls count: `weight` each. Of those after the share `full`
+  /// (0..1) of a call's rows, which are padding, the share `padding` does, evenly spread.
   struct weighing {
     float weight = 1.0F;
     double full = 1.0;
-    float padding = 1.0F;
+    double padding = 1.0;
   };
   void weigh(const weighing& how) noexcept { weighing_ = how; }
 
@@ -98,11 +98,12 @@ class input_collector {
 [[nodiscard]] std::vector<std::filesystem::path> spread(std::vector<std::filesystem::path> files);
 
 struct calibration_options {
-  index_t window_seconds = 15;  ///< of sound that the encoder sees at a time
+  index_t window_seconds = 10;  ///< of sound that the encoder sees at a time
   double audio_seconds = 0.0;   ///< no more than so much sound; 0: all
-  float padding_weight = 0.1F;  ///< of the encoder's rows half a second and more after the sound
+  double padding = 0.1;         ///< share of the encoder's rows after the end of a sound that count
   std::optional<double> audio_share = {};  ///< of the weight of all rows; none: every row counts 1
-  index_t text_tokens = 20000;             ///< no more than so many
+  index_t text_window = 200;    ///< tokens that the decoder reads at a time, the prompt not counted
+  index_t text_tokens = 20000;  ///< no more than so many
 };
 
 /// Windows of text, evenly spread: as many as `wanted` tokens need, each of at most `window`.

@@ -14,6 +14,8 @@ int main(int argc, char** argv) {
   int status = 0;
   whisper::add_transcribe(program, status);
   whisper::add_calibrate(program);
+  whisper::add_evaluate(program);
+  whisper::add_benchmark(program);
   try {
     program.parse(argc, argv);
     return status;

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "attention.hpp"
 #include "model_file.hpp"
 #include "tokenizer.hpp"
 
@@ -51,50 +52,34 @@ struct transformer_block {
   linear_layer mlp_in, mlp_out;
 };
 
-/// Keys or values of the tokens seen so far, head by head, so that attention reads them as they
-/// lie.
-class head_cache {
+/// Keys and values of a window, which every token looks at: floats or codes.
+class window_cache {
  public:
-  head_cache() = default;
-  head_cache(index_t heads, index_t capacity, index_t width)
-      : heads_(heads), capacity_(capacity), width_(width), values_(heads * capacity * width) {}
+  window_cache() = default;
+  /// Keys and values [tokens, heads * width]; 0 bits: floats, else code_cache.
+  window_cache(matrix_view<const float> keys, matrix_view<const float> values, index_t heads,
+               unsigned bits, const runtime& rt);
 
-  [[nodiscard]] index_t tokens() const noexcept { return tokens_; }
-  /// Forgets all tokens.
-  void clear() noexcept { tokens_ = 0; }
-  /// Rows [tokens, heads * width], after those that are there; they must fit.
-  void append(matrix_view<const float> rows);
-  /// [tokens(), width].
-  [[nodiscard]] whisper_input head(index_t h) const noexcept {
-    return {values_.data() + h * capacity_ * width_, tokens_, width_, width_};
-  }
-  /// Bytes of what is there.
-  [[nodiscard]] std::uint64_t bytes() const noexcept {
-    return heads_ * tokens_ * width_ * sizeof(float);
-  }
+  [[nodiscard]] matrix attend(const matrix& queries, index_t heads, const runtime& rt) const;
+  [[nodiscard]] std::uint64_t bytes() const noexcept;
 
  private:
-  index_t heads_ = 0, capacity_ = 0, width_ = 0, tokens_ = 0;
-  lowbit::aligned_buffer<float> values_;
+  unsigned bits_ = 0;
+  head_cache keys_, values_;
+  code_cache codes_;
 };
 
 /// What the decoder remembers of one window.
 struct decoder_state {
   struct layer {
-    head_cache keys, values;              ///< of the tokens
-    head_cache audio_keys, audio_values;  ///< of the window, made once
+    head_cache keys, values;  ///< of the tokens
+    window_cache audio;       ///< of the window, made once
   };
   std::vector<layer> layers;
   index_t tokens = 0;
 
-  /// As if no token had been read yet.
-  void forget_tokens() noexcept {
-    for (layer& l : layers) {
-      l.keys.clear();
-      l.values.clear();
-    }
-    tokens = 0;
-  }
+  /// Forgets the tokens, not the window.
+  void restart() noexcept;
   /// What the next token reads beside weights.
   [[nodiscard]] std::uint64_t bytes() const noexcept;
 };
@@ -139,6 +124,8 @@ class model {
   matrix text_positions_;
   std::vector<transformer_block> decoder_;
   layer_norm text_norm_;
+  bool encoder_in_codes_ = false;  ///< its attention is attend_in_codes()
+  unsigned cache_bits_ = 0;        ///< of a window_cache
 };
 
 }  // namespace whisper

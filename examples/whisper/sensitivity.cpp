@@ -74,10 +74,15 @@ sensitivity_probe::sensitivity_probe(model& net, const tokenizer& words, const m
   }
   const std::vector<token> prompt = prompt_of(words);
   for (const auto& window :
-       spread_windows(text, options.text_tokens, sizes.text_context - prompt.size())) {
+       spread_windows(text, options.text_tokens,
+                      std::min(options.text_window, sizes.text_context - prompt.size()))) {
     example e{.is_text = true};
-    const std::vector<float> silence(longest * sample_rate, 0.0F);
-    e.audio = net.encode(mel(silence, longest).view(), rt);
+    if (examples_.empty() || !examples_.back().is_text) {
+      const std::vector<float> silence(longest * sample_rate, 0.0F);
+      e.audio = net.encode(mel(silence, longest).view(), rt);
+    } else {
+      e.audio = examples_.back().audio;
+    }
     e.tokens = prompt;
     e.tokens.insert(e.tokens.end(), window.begin(), window.end());
     examples_.push_back(std::move(e));

@@ -16,8 +16,9 @@
 namespace whisper {
 
 struct sensitivity_options {
-  index_t text_tokens = 446;  ///< one window of base.en
-  index_t sounds = 6;         ///< files, the first 10 seconds of each
+  index_t text_tokens = 400;
+  index_t text_window = 200;
+  index_t sounds = 6;  ///< files, the first 10 seconds of each
 };
 
 class sensitivity_probe {

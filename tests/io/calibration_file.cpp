@@ -195,5 +195,35 @@ TEST_CASE("damaged or impossible data of a calibration file is refused") {
   CHECK(refusal(1, std::numeric_limits<float>::quiet_NaN(), true).ends_with("number 1 is nan"));
 }
 
+void read_all(std::span<const std::byte> bytes) {
+  const auto file = calibration_reader::parse(bytes, "f");
+  for (const std::string& layer : file.layers()) {
+    static_cast<void>(file.find(layer));
+    static_cast<void>(file.sensitivity(layer));
+  }
+}
+
+TEST_CASE("calibration files that are cut or have a flipped bit do no harm") {
+  byte_vector bytes = file_bytes();
+  read_all(bytes);
+  for (std::size_t size = 0; size < bytes.size(); ++size) {
+    CHECK_THROWS_AS(read_all(std::span(bytes).first(size)), lowbit::error);
+  }
+  const std::size_t data = bytes.size() - disassemble(bytes).data.size();
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    INFO("byte " << i);
+    const auto flip = static_cast<std::byte>(1U << (i % 8));
+    bytes[i] ^= flip;
+    bool refused = false;
+    try {
+      read_all(bytes);
+    } catch (const lowbit::error&) {
+      refused = true;
+    }
+    bytes[i] ^= flip;
+    if (i >= data) CHECK(refused);  // of the header, names and provenance may be anything
+  }
+}
+
 }  // namespace
 }  // namespace lowbit_test
