@@ -128,7 +128,8 @@ class app {
         ->group(some);
     command
         .add_option("--candidate", candidates_,
-                    "name=value,... for --budget, such as bits=2; repeat it, from small to large")
+                    "name=value,... for --budget, such as bits=2; repeat it (default: sizes of the "
+                    "format near the budget)")
         ->group(some);
     command.callback([this] { quantize(); });
   }
@@ -253,7 +254,7 @@ class app {
         used[i] = true;
         item.is_fixed = true;
         what = "--set '" + rule.text + "', tensor '" + item.tensor->name + "'";
-        for (const auto& [name, value] : rule.fields) changes[name] = value;
+        change(changes, rule.fields);
       }
       item.chosen = made.changed(changes, what);
     }
@@ -265,10 +266,14 @@ class app {
 
   [[nodiscard]] budget_plan spend(const std::vector<work_item>& items, const request& how,
                                   configurations& made) const {
-    LOWBIT_CHECK(!how.candidates.empty(), value,
-                 "--budget needs at least one --candidate, such as --candidate bits=2");
+    std::vector<std::string> texts = how.candidates;
+    for (const format_entry& entry : formats_) {
+      if (texts.empty() && entry.name == how.format) texts = candidates_near(entry, *how.budget);
+    }
+    LOWBIT_CHECK(!texts.empty(), value, "--budget with format '", how.format,
+                 "' needs at least one --candidate name=value");
     std::vector<choice> candidates;
-    for (const std::string& text : how.candidates) {
+    for (const std::string& text : texts) {
       const std::string what = "--candidate '" + text + "'";
       candidates.push_back(made.changed(parse_fields(text, what), what));
     }

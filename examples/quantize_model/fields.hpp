@@ -33,6 +33,7 @@ struct field_text {
   std::string values;  ///< "1..8" or "symmetric|asymmetric"
   std::string value;   ///< the present value
   std::string help;
+  bool is_integer = false;
 };
 
 /// Lists the fields of a quantizer with their present values.
@@ -42,6 +43,7 @@ class field_lister final : public lowbit::params_visitor {
 
   void integer(lowbit::field f, std::int64_t& value, std::int64_t min, std::int64_t max) override {
     add(f, lowbit::detail::message(min, "..", max), lowbit::detail::message(value));
+    fields_.back().is_integer = true;
   }
   void real(lowbit::field f, double& value, double min, double max) override {
     add(f, lowbit::detail::message(min, "..", max), lowbit::detail::message(value));

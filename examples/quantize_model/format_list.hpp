@@ -32,6 +32,7 @@ struct format_entry {
   std::string name;
   std::uint32_t version = 0;
   std::string summary;
+  std::string size_field;  ///< as in lowbit::sized_quantizer; or empty
   /// A quantizer whose fields are those that the visitor leaves.
   std::shared_ptr<const tuned_quantizer> (*tune)(lowbit::params_visitor& setter) = nullptr;
 };
@@ -73,8 +74,11 @@ template <class FormatList>
   format_entries list;
   FormatList::for_each([&]<class Q>(std::type_identity<Q>) {
     using format = lowbit::format_of<Q>;
+    std::string size_field;
+    if constexpr (lowbit::sized_quantizer<Q>) size_field = Q::size_field;
     list.push_back({std::string(std::string_view(format::name)), format::version,
-                    std::string(std::string_view(Q::summary)), [](lowbit::params_visitor& setter) {
+                    std::string(std::string_view(Q::summary)), std::move(size_field),
+                    [](lowbit::params_visitor& setter) {
                       Q quantizer{};
                       Q::describe(quantizer, setter);
                       return std::shared_ptr<const tuned_quantizer>(

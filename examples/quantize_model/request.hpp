@@ -58,10 +58,30 @@ struct request {
   field_texts fields = {};
   std::vector<override_rule> overrides = {};  ///< later ones win
   /// Bits per weight of all tensors that no override names: each is quantized by one of the
-  /// candidates, which change `fields`.
+  /// candidates, which change `fields`; none: candidates_near().
   std::optional<double> budget = {};
   std::vector<std::string> candidates = {};
 };
+
+/// Candidates for a budget, where none are given: sizes of the format near it. Empty for a format
+/// that does not say what sets its size.
+[[nodiscard]] inline std::vector<std::string> candidates_near(const format_entry& format,
+                                                              double bits_per_weight) {
+  std::vector<std::string> list;
+  for (const field_text& f : default_fields(format)) {
+    if (f.name != format.size_field) continue;
+    const auto add = [&](auto size) {
+      if (size > 0) list.push_back(lowbit::detail::message(f.name, "=", size));
+    };
+    if (f.is_integer) {
+      const auto nearest = static_cast<int>(bits_per_weight);
+      for (int size = nearest - 1; size <= nearest + 2; ++size) add(size);
+    } else {
+      for (const double step : {-0.5, -0.25, 0.0, 0.25, 0.5}) add(bits_per_weight + step);
+    }
+  }
+  return list;
+}
 
 /// A configuration, and how it came to differ from that of the request.
 struct choice {
@@ -77,6 +97,19 @@ struct choice {
     return out;
   }
 };
+
+/// `fields`, changed by `changes`. Where these name another format, fields of a quantizer that were
+/// there mean nothing any more.
+inline void change(field_texts& fields, const field_texts& changes) {
+  if (changes.contains("format")) {
+    const auto treated = list_fields(treatment{});
+    std::erase_if(fields, [&](const auto& field) {
+      return std::none_of(treated.begin(), treated.end(),
+                          [&](const field_text& f) { return f.name == field.first; });
+    });
+  }
+  for (const auto& [name, value] : changes) fields[name] = value;
+}
 
 /// Makes the configurations of a request, each once.
 class configurations {
@@ -95,20 +128,12 @@ class configurations {
  private:
   [[nodiscard]] std::shared_ptr<const configuration> make(const field_texts& changes,
                                                           const std::string& what) const {
-    std::string format = of_.format;
     field_texts fields = of_.fields;
-    if (const auto other = changes.find("format"); other != changes.end()) {
-      if (other->second != format) {
-        const auto treated = list_fields(treatment{});
-        std::erase_if(fields, [&](const auto& field) {
-          return std::none_of(treated.begin(), treated.end(),
-                              [&](const field_text& f) { return f.name == field.first; });
-        });
-      }
+    change(fields, changes);
+    std::string format = of_.format;
+    if (const auto other = fields.find("format"); other != fields.end()) {
       format = other->second;
-    }
-    for (const auto& [name, value] : changes) {
-      if (name != "format") fields[name] = value;
+      fields.erase(other);
     }
     try {
       return std::make_shared<const configuration>(formats_, format, fields);

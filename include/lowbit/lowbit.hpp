@@ -6,6 +6,7 @@
 
 #include "lowbit/calibration/second_moments.hpp"  // IWYU pragma: export
 #include "lowbit/config.hpp"                      // IWYU pragma: export
+#include "lowbit/core/any_tensor.hpp"             // IWYU pragma: export
 #include "lowbit/core/quantizer.hpp"              // IWYU pragma: export
 #include "lowbit/core/random.hpp"                 // IWYU pragma: export
 #include "lowbit/cpu/caches.hpp"                  // IWYU pragma: export

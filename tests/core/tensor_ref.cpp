@@ -43,7 +43,7 @@ TEST_CASE("a reference to a tensor tells what the tensor tells") {
   auto t = testing::archetype_quantizer{}.quantize(m.view(), {});
   using format = testing::archetype_tensor::format;
   const tensor_ref r = t;
-  CHECK(r.format_name() == format::name);
+  CHECK(r.format_name() == std::string_view(format::name));
   CHECK(r.format_version() == format::version);
   CHECK(r.shape() == t.shape());
   CHECK(r.storage_bits() == t.storage_bits());

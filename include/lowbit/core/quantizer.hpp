@@ -36,6 +36,13 @@ concept quantizer = std::copyable<Q> && std::default_initializable<Q> &&
   { Q::summary } -> std::convertible_to<std::string_view>;
 };
 
+/// A quantizer with a field that is about the bits per weight (scales and the like not counted,
+/// perhaps): `size_field` is its name. Programs that choose sizes themselves vary it.
+template <class Q>
+concept sized_quantizer = quantizer<Q> && requires {
+  { Q::size_field } -> std::convertible_to<std::string_view>;
+};
+
 /// The format that a quantizer writes.
 template <quantizer Q>
 using format_of = typename Q::tensor::format;

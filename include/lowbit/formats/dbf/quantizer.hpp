@@ -73,6 +73,7 @@ struct dbf_outcome {
 /// quantize() is const, deterministic and thread-safe.
 struct dbf_quantizer {
   using tensor = dbf_tensor;
+  static constexpr std::string_view size_field = "target_bits";
   static constexpr std::string_view summary =
       "double binary factorization (arXiv 2505.11076, 2512.24545): sums of products of two sign "
       "matrices with envelopes; fitted to a matrix as a whole";

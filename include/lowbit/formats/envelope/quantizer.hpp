@@ -173,6 +173,7 @@ class envelope_codec {
 struct envelope_quantizer {
   using tensor = envelope_tensor;
   using codec = envelope_codec;
+  static constexpr std::string_view size_field = "planes";
   static constexpr std::string_view summary =
       "additive envelopes: x = sum of sign * row number * column number over the planes";
 

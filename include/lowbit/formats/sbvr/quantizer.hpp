@@ -185,6 +185,7 @@ class sbvr_codec {
 struct sbvr_quantizer {
   using tensor = sbvr_tensor;
   using codec = sbvr_codec;
+  static constexpr std::string_view size_field = "planes";
   static constexpr std::string_view summary =
       "SBVR (arXiv 2509.18172): x = offset + sum of coefficient * bit over the planes";
 

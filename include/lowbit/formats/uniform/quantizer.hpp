@@ -16,6 +16,7 @@ namespace lowbit::inline LOWBIT_ABI_NAMESPACE::formats {
 struct uniform_quantizer {
   using tensor = uniform_tensor;
   using codec = uniform_codec;
+  static constexpr std::string_view size_field = "bits";
   static constexpr std::string_view summary =
       "uniform INT-b, round to nearest: x = scale * (code - zero_point)";
 
