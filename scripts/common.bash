@@ -58,3 +58,16 @@ build_jobs() {
   ((jobs > 0)) || jobs=1
   printf '%s\n' "$jobs"
 }
+
+# Prints the name of a python3 that has module $1: what Debian packages belongs to Debian's python3,
+# which another one may hide.
+python_with() {
+  local python
+  for python in python3 /usr/bin/python3; do
+    if "$python" -c "import $1" 2>/dev/null; then
+      printf '%s\n' "$python"
+      return
+    fi
+  done
+  return 1
+}

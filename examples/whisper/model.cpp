@@ -98,17 +98,17 @@ void add_mlp(matrix& x, const transformer_block& b, const runtime& rt) {
   add_to(x, b.mlp_out(hidden.view(), rt));
 }
 
-template <class F>
-void for_each_attention_layer(const attention_layer& a, const F& f) {
-  for (const linear_layer* const layer : {&a.query, &a.key, &a.value, &a.out}) f(*layer);
+template <class Attention, class F>
+void for_each_attention_layer(Attention& a, const F& f) {
+  for (auto* const layer : {&a.query, &a.key, &a.value, &a.out}) f(*layer);
 }
 
 /// `is_read`: whether a token that is decoded reads the layer.
-template <class F>
-void for_each_layer(const transformer_block& b, const F& f) {
-  for_each_attention_layer(b.attention, [&](const linear_layer& l) { f(l, true); });
+template <class Block, class F>
+void for_each_layer(Block& b, const F& f) {
+  for_each_attention_layer(b.attention, [&](auto& l) { f(l, true); });
   if (b.cross_attention.query.weights != nullptr) {
-    for_each_attention_layer(b.cross_attention, [&](const linear_layer& l) {
+    for_each_attention_layer(b.cross_attention, [&](auto& l) {
       f(l, &l != &b.cross_attention.key && &l != &b.cross_attention.value);
     });
   }
@@ -159,6 +159,14 @@ matrix window_cache::attend(const matrix& queries, index_t heads, const runtime&
 
 std::uint64_t window_cache::bytes() const noexcept {
   return bits_ != 0 ? codes_.bytes() : keys_.bytes() + values_.bytes();
+}
+
+void decoder_state::restart() noexcept {
+  for (layer& l : layers) {
+    l.keys.clear();
+    l.values.clear();
+  }
+  tokens = 0;
 }
 
 void decoder_state::restart() noexcept {
@@ -319,6 +327,21 @@ void model::for_each_linear(const std::function<void(std::string_view, const lin
   for (const transformer_block& b : encoder_) for_each_layer(b, each);
   f("decoder.token_embedding", *embedding_);
   for (const transformer_block& b : decoder_) for_each_layer(b, each);
+}
+
+void model::exchange_weights(std::string_view layer, std::unique_ptr<linear>& weights) {
+  std::unique_ptr<linear>* found = layer == "decoder.token_embedding" ? &embedding_ : nullptr;
+  const auto look_at = [&](linear_layer& l, bool) {
+    if (l.name == layer) found = &l.weights;
+  };
+  look_at(conv1_, true);
+  look_at(conv2_, true);
+  for (transformer_block& b : encoder_) for_each_layer(b, look_at);
+  for (transformer_block& b : decoder_) for_each_layer(b, look_at);
+  LOWBIT_CHECK(found != nullptr, value, "the model has no layer '", layer, "'");
+  LOWBIT_CHECK(weights != nullptr && weights->shape() == (*found)->shape(), shape, "layer '", layer,
+               "' takes no weights of another shape");
+  std::swap(*found, weights);
 }
 
 std::uint64_t model::decoder_bytes() const {

@@ -7,7 +7,8 @@
 // Blocks are pre-norm: x += attention(ln(x)); x += mlp.2(gelu(mlp.0(ln(x)))). Every linear layer
 // and the embedding, which is the output matrix, too, is a `linear`: float or quantized.
 //
-// A model is immutable: what changes while text is decoded is in a decoder_state.
+// A model is immutable, but for exchange_weights(): what changes while text is decoded is in a
+// decoder_state.
 #pragma once
 
 #include <functional>
@@ -107,6 +108,9 @@ class model {
 
   /// Every linear layer in the order of the network, the embedding as "decoder.token_embedding".
   void for_each_linear(const std::function<void(std::string_view, const linear&)>& f) const;
+  /// Swaps the weights of a layer, which for_each_linear() names, with others of the same shape;
+  /// not while somebody uses the model. Refuses an unknown layer (value) and other shapes (shape).
+  void exchange_weights(std::string_view layer, std::unique_ptr<linear>& weights);
   /// Weights that the product of one token reads.
   [[nodiscard]] std::uint64_t decoder_bytes() const;
 

@@ -20,6 +20,14 @@ double seconds_since(clock::time_point start) {
 /// Encoder outputs per second of audio: the second convolution halves 100 frames.
 constexpr index_t outputs_per_second = mel_spectrogram::frames_per_second / 2;
 
+bool is_silence(std::span<const float> logits, const special_tokens& special) {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0.0;
+  for (const float l : logits) sum += std::exp(static_cast<double>(l - largest));
+  const float own = logits[special.no_speech];
+  return std::exp(static_cast<double>(own - largest)) / sum > 0.6;  // Whisper's threshold
+}
+
 }  // namespace
 
 token choose_greedily(std::span<const float> logits, const special_tokens& special) {
@@ -42,6 +50,31 @@ bool is_looping(std::span<const token> text) {
   return false;
 }
 
+greedy_text decode_greedily(const model& net, decoder_state& state, const special_tokens& special,
+                            index_t most, const runtime& rt,
+                            const std::function<void(token)>& saw) {
+  greedy_text text;
+  const std::array prompt{special.start_of_transcript, special.no_timestamps};
+  matrix logits = net.decode(state, prompt, prompt.size(), rt);
+  text.passes = prompt.size();
+  text.state_bytes = prompt.size() * state.bytes();
+  text.is_silent = is_silence(logits.view().row(0), special);
+  if (text.is_silent) return text;
+  most = std::min(most, net.sizes().text_context - prompt.size());
+  while (text.tokens.size() < most) {
+    const token next = choose_greedily(logits.view().row(logits.rows() - 1), special);
+    text.tokens.push_back(next);
+    if (next == special.end_of_text) break;
+    if (saw) saw(next);
+    text.is_looping = is_looping(text.tokens);
+    if (text.is_looping) break;
+    logits = net.decode(state, {&next, 1}, 1, rt);
+    text.passes += 1;
+    text.state_bytes += state.bytes();
+  }
+  return text;
+}
+
 transcriber::transcriber(const model& net, const tokenizer& words, const mel_spectrogram& mel,
                          const transcribe_options& options, const runtime& rt)
     : net_(net), words_(words), mel_(mel), options_(options), rt_(rt) {
@@ -62,14 +95,6 @@ void transcriber::operator()(std::span<const float> samples,
   }
 }
 
-bool transcriber::is_silence(std::span<const float> logits) const {
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0.0;
-  for (const float l : logits) sum += std::exp(static_cast<double>(l - largest));
-  const float own = logits[words_.special().no_speech];
-  return std::exp(static_cast<double>(own - largest)) / sum > 0.6;  // Whisper's threshold
-}
-
 void transcriber::run_window(std::span<const float> samples,
                              const std::function<void(std::string_view)>& write) {
   auto start = clock::now();
@@ -80,32 +105,15 @@ void transcriber::run_window(std::span<const float> samples,
   totals_.windows += 1;
 
   start = clock::now();
-  const std::array prompt{special.start_of_transcript, special.no_timestamps};
-  matrix logits = net_.decode(state, prompt, prompt.size(), rt_);
-  totals_.state_bytes += 2 * state.bytes();
-  totals_.tokens += prompt.size();
-  if (is_silence(logits.view().row(0))) {
-    totals_.silent_windows += 1;
-    totals_.decode_seconds += seconds_since(start);
-    return;
-  }
-  const index_t most = std::min(options_.most_tokens, net_.sizes().text_context - prompt.size());
-  std::vector<token> text;
   utf8_stream characters;
-  while (text.size() < most) {
-    const token next = choose_greedily(logits.view().row(logits.rows() - 1), special);
-    if (next == special.end_of_text) break;
-    text.push_back(next);
-    write(characters.add(words_.text_of(next)));
-    if (is_looping(text)) {
-      totals_.loops += 1;
-      break;
-    }
-    logits = net_.decode(state, {&next, 1}, 1, rt_);
-    totals_.tokens += 1;
-    totals_.state_bytes += state.bytes();
-  }
+  const greedy_text text =
+      decode_greedily(net_, state, special, options_.most_tokens, rt_,
+                      [&](token next) { write(characters.add(words_.text_of(next))); });
   write(characters.finish());
+  totals_.silent_windows += text.is_silent ? 1 : 0;
+  totals_.loops += text.is_looping ? 1 : 0;
+  totals_.tokens += text.passes;
+  totals_.state_bytes += text.state_bytes;
   totals_.decode_seconds += seconds_since(start);
 }
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "mel.hpp"
 #include "model.hpp"
@@ -35,6 +36,22 @@ struct transcribe_totals {
 /// Whether a text ends in the same `period` tokens, at least three times and 12 tokens or more.
 [[nodiscard]] bool is_looping(std::span<const token> text);
 
+/// A text that was sampled.
+struct greedy_text {
+  std::vector<token> tokens;      ///< with the end of text, where it came to that
+  bool is_silent = false;         ///< the model heard no speech: there are no tokens
+  bool is_looping = false;        ///< it was ended because it repeated itself
+  index_t passes = 0;             ///< of the decoder over one token each
+  std::uint64_t state_bytes = 0;  ///< keys and values that they read
+};
+
+/// Reads the prompt and samples at most `most` tokens, also no more than the window can hold. The
+/// state has read nothing yet. `saw` gets every token of text at once.
+[[nodiscard]] greedy_text decode_greedily(const model& net, decoder_state& state,
+                                          const special_tokens& special, index_t most,
+                                          const runtime& rt,
+                                          const std::function<void(token)>& saw = {});
+
 class transcriber {
  public:
   /// Refers to all of them. Refuses (value) a window that is empty or more than the model's.
@@ -49,7 +66,6 @@ class transcriber {
  private:
   void run_window(std::span<const float> samples,
                   const std::function<void(std::string_view)>& write);
-  [[nodiscard]] bool is_silence(std::span<const float> logits) const;
 
   const model& net_;
   const tokenizer& words_;

@@ -16,6 +16,7 @@ using lowbit_test::temporary_folder;
 using whisper::index_t;
 using whisper::matrix;
 using whisper::token;
+using whisper_test::loaded;
 using whisper_test::random_matrix;
 using whisper_test::runner;
 using whisper_test::tiny_model;

@@ -6,6 +6,7 @@
 #include "catch.hpp"
 #include "mel.hpp"
 #include "tiny_model.hpp"
+#include "wav.hpp"
 
 namespace {
 
@@ -13,33 +14,7 @@ using lowbit_test::message_of;
 using lowbit_test::temporary_folder;
 using whisper::index_t;
 using whisper::matrix;
-
-template <class T>
-void put(std::string& out, T value) {
-  char bytes[sizeof value];
-  std::memcpy(bytes, &value, sizeof value);
-  out.append(bytes, sizeof value);
-}
-
-/// A WAV file of interleaved samples, 16-bit or float.
-template <class T>
-std::string wav(std::uint32_t rate, std::uint16_t channels, const std::vector<T>& samples) {
-  const auto size = static_cast<std::uint32_t>(samples.size() * sizeof(T));
-  std::string out = "RIFF";
-  put(out, 36 + size);
-  out += "WAVEfmt ";
-  put(out, std::uint32_t{16});
-  put(out, static_cast<std::uint16_t>(std::is_same_v<T, float> ? 3 : 1));
-  put(out, channels);
-  put(out, rate);
-  put(out, static_cast<std::uint32_t>(rate * channels * sizeof(T)));
-  put(out, static_cast<std::uint16_t>(channels * sizeof(T)));
-  put(out, static_cast<std::uint16_t>(8 * sizeof(T)));
-  out += "data";
-  put(out, size);
-  for (const T s : samples) put(out, s);
-  return out;
-}
+using whisper_test::wav;
 
 /// Sample i of a tone.
 double tone(double hertz, index_t i, std::uint32_t rate = 16000) {
