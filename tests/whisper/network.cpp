@@ -232,18 +232,6 @@ TEST_CASE("softmax into codes") {
   }
 }
 
-/// A tiny model in a file, loaded.
-struct loaded {
-  explicit loaded(const whisper::load_options& options = {}, const tiny_model& tiny = {}) {
-    const temporary_folder folder;
-    whisper_test::write_file(folder / "tiny.bin", tiny.bytes());
-    file.emplace(folder / "tiny.bin");
-    net.emplace(*file, options);
-  }
-  std::optional<whisper::model_file> file;
-  std::optional<whisper::model> net;
-};
-
 TEST_CASE("text decoded token by token gives the logits of all tokens at once") {
   const loaded tiny;
   const runner run;
