@@ -62,6 +62,14 @@ class calibrate_command {
         .add_option("--text-tokens", options_.text_tokens,
                     "use no more than so many tokens, in windows spread over the texts")
         ->capture_default_str();
+    command.add_option("--text-window", options_.text_window, "tokens of text read at a time")
+        ->check(CLI::Range(1, 446))
+        ->capture_default_str();
+    command
+        .add_option("--start-weight", options_.start_weight,
+                    "what the first token of a text or a sound counts for: all others look at it")
+        ->check(CLI::Range(0.0F, 1e4F))
+        ->capture_default_str();
     command.add_option("--audio", audio_, "sound files, and folders of them; repeat it");
     command
         .add_option("--audio-part", part_,
@@ -174,7 +182,7 @@ class calibrate_command {
   [[nodiscard]] std::vector<token> read_texts(const tokenizer& words) const {
     std::vector<token> tokens;
     for (const std::string& path : texts_) {
-      const std::vector<token> more = words.encode(read_text(path));
+      const std::vector<token> more = words.encode(one_line(read_text(path)));
       tokens.insert(tokens.end(), more.begin(), more.end());
     }
     return tokens;
@@ -221,8 +229,9 @@ class calibrate_command {
     if (!distorted_.empty()) all.emplace_back("distorted_by", name_of(distorted_));
     std::string texts;
     for (const std::string& path : texts_) texts += name_of(path) + "; ";
-    all.emplace_back("text",
-                     texts + message(text_bytes_, " bytes, ", options_.text_tokens, " tokens"));
+    all.emplace_back("text", texts + message(text_bytes_, " bytes, ", options_.text_tokens,
+                                             " tokens in windows of ", options_.text_window,
+                                             ", start ", options_.start_weight));
     std::string names;
     for (const auto& path : sounds) {
       names += message(path.native(), " ", std::filesystem::file_size(path), "\n");

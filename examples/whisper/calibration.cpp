@@ -102,7 +102,9 @@ void input_collector::add_rows(std::string_view layer, bool is_second,
     if (is_second) continue;
     const bool is_padding =
         static_cast<double>(t) >= weighing_.full * static_cast<double>(rows.rows());
-    in.weights.push_back(weighing_.weight * (is_padding ? weighing_.padding : 1.0F));
+    const bool is_start = t == 0 && layer != output_layer;  // no attention rests on logits
+    in.weights.push_back(weighing_.weight * (is_start ? weighing_.first : 1.0F) *
+                         (is_padding ? weighing_.padding : 1.0F));
   }
 }
 
@@ -283,8 +285,8 @@ calibration_run::calibration_run(const networks& nets, std::vector<std::filesyst
     : nets_(nets), sounds_(std::move(sounds)), options_(options), inputs_(inputs), rt_(rt) {
   const index_t longest = nets.original.sizes().audio_context / outputs_per_second;
   options_.window_seconds = std::min(options_.window_seconds, longest);
-  const index_t prompt = prompt_of(nets.words).size();
-  windows_ = spread_windows(text, options.text_tokens, nets.original.sizes().text_context - prompt);
+  const index_t most = nets.original.sizes().text_context - prompt_of(nets.words).size();
+  windows_ = spread_windows(text, options.text_tokens, std::min(options.text_window, most));
   for (const auto& window : windows_) text_tokens_ += window.size();
   LOWBIT_CHECK(!sounds_.empty() || !windows_.empty(), value,
                "there is no text and no sound to calibrate with");
@@ -373,13 +375,14 @@ void calibration_run::hear_window(std::span<const float> samples) {
       full * static_cast<double>(options_.window_seconds * outputs_per_second));
 
   // The decoder reads what the original network hears.
-  inputs_.weigh({});
+  inputs_.weigh({.first = options_.start_weight});
   const std::vector<token> tokens = hear_greedily(
       nets_.words, nets_.original.sizes().text_context, [&](std::span<const token> next) {
         matrix logits = nets.front().net->decode(nets.front().state, next, 1, nets.front().rt);
         for (lane& l : std::span(nets).subspan(1)) {
           static_cast<void>(l.net->decode(l.state, next, 1, l.rt));
         }
+        inputs_.weigh({});
         return logits;
       });
   so_far_.audio_tokens += tokens.size();
@@ -421,7 +424,8 @@ void calibration_run::read(std::span<const token> window) {
   tokens.insert(tokens.end(), window.begin(), window.end());
   inputs_.weigh(
       {.weight = text_weight(static_cast<double>(so_far_.audio_tokens),
-                             static_cast<double>(text_tokens_ + prompt * windows_.size()))});
+                             static_cast<double>(text_tokens_ + prompt * windows_.size())),
+       .first = options_.start_weight});
   std::vector<lane> nets = lanes();
   for (index_t i = 0; i < nets.size(); ++i) {
     decoder_state& state = silence_[i];

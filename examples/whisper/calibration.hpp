@@ -47,10 +47,11 @@ class input_collector {
   /// Watches the second network, which must see the same rows in the same order.
   [[nodiscard]] layer_observer& second() noexcept;
 
-  /// How much the rows of the next calls count: `weight` each; those after the share `full` (0..1)
-  /// of a call's rows, which are padding, times `padding`.
+  /// How much the rows of the next calls count: `weight` each; the first of a call times `first`;
+  /// those after the share `full` (0..1) of a call's rows, which are padding, times `padding`.
   struct weighing {
     float weight = 1.0F;
+    float first = 1.0F;
     double full = 1.0;
     float padding = 1.0F;
   };
@@ -103,6 +104,11 @@ struct calibration_options {
   float padding_weight = 0.1F;  ///< of the encoder's rows half a second and more after the sound
   std::optional<double> audio_share = {};  ///< of the weight of all rows; none: every row counts 1
   index_t text_tokens = 20000;             ///< no more than so many
+  index_t text_window = 200;               ///< tokens that are read at a time
+  /// Of the decoder's first row, the start of a transcript. Its activations are a hundred times
+  /// those of other tokens and attention rests on them everywhere, so that an error there harms all
+  /// tokens; but it is one row in hundreds.
+  float start_weight = 30.0F;
 };
 
 /// Windows of text, evenly spread: as many as `wanted` tokens need, each of at most `window`.

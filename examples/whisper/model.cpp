@@ -306,7 +306,7 @@ matrix model::decode(decoder_state& state, std::span<const token> tokens, index_
   const matrix last =
       text_norm_(std::as_const(x).view().middle_rows({tokens.size() - wanted, tokens.size()}), rt);
   rt.check_stop();
-  if (rt.observer != nullptr) rt.observer->saw("decoder.token_embedding", last.view());
+  if (rt.observer != nullptr) rt.observer->saw(output_layer, last.view());
   matrix logits = matrix::for_overwrite({wanted, sizes_.vocabulary});
   embedding_->multiply(last.view(), logits.view(), rt);
   return logits;
@@ -317,12 +317,12 @@ void model::for_each_linear(const std::function<void(std::string_view, const lin
   f(conv2_.name, *conv2_.weights);
   const auto each = [&](const linear_layer& l, bool) { f(l.name, *l.weights); };
   for (const transformer_block& b : encoder_) for_each_layer(b, each);
-  f("decoder.token_embedding", *embedding_);
+  f(output_layer, *embedding_);
   for (const transformer_block& b : decoder_) for_each_layer(b, each);
 }
 
 void model::exchange_weights(std::string_view layer, std::unique_ptr<linear>& weights) {
-  std::unique_ptr<linear>* found = layer == "decoder.token_embedding" ? &embedding_ : nullptr;
+  std::unique_ptr<linear>* found = layer == output_layer ? &embedding_ : nullptr;
   const auto look_at = [&](linear_layer& l, bool) {
     if (l.name == layer) found = &l.weights;
   };

@@ -24,6 +24,9 @@
 
 namespace whisper {
 
+/// The embedding's name as a layer: it is the output matrix, too.
+inline constexpr std::string_view output_layer = "decoder.token_embedding";
+
 /// A linear layer of the network: y = x W^T + bias.
 struct linear_layer {
   std::string name;  ///< of the weight, without ".weight"

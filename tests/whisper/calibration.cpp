@@ -95,23 +95,27 @@ bool same(const lowbit::io::input_statistics& a, const lowbit::io::input_statist
 
 TEST_CASE("moments of text are those of the rows that layers see") {
   // What the layer sees, by an observer of our own.
-  setup s({.text_tokens = 60});
+  const whisper::calibration_options options{.text_tokens = 60, .start_weight = 3.0F};
+  setup s(options);
   s.heard.paths.clear();
   s.work.emplace(calibration_run::networks{*s.tiny.net, nullptr, s.words, s.mel}, s.heard.paths,
-                 s.text, whisper::calibration_options{.text_tokens = 60}, *s.inputs, s.run.rt);
+                 s.text, options, *s.inputs, s.run.rt);
   const auto all = s.finish();
 
   struct : whisper::layer_observer {
     std::map<std::string, std::vector<double>> sums;  // of x x^T
-    std::map<std::string, index_t> rows;
+    std::map<std::string, double> rows;               // their weights
+    double start = 1.0;
     void saw(std::string_view layer, whisper::matrix_view<const float> x) override {
       auto& sum = sums[std::string(layer)];
       sum.resize(x.cols() * x.cols());
-      rows[std::string(layer)] += x.rows();
       for (index_t t = 0; t < x.rows(); ++t) {
+        const double weight = t == 0 && layer != whisper::output_layer ? start : 1.0;
+        rows[std::string(layer)] += weight;
         for (index_t i = 0; i < x.cols(); ++i) {
           for (index_t j = 0; j < x.cols(); ++j) {
-            sum[i * x.cols() + j] += static_cast<double>(x(t, i)) * static_cast<double>(x(t, j));
+            sum[i * x.cols() + j] +=
+                weight * static_cast<double>(x(t, i)) * static_cast<double>(x(t, j));
           }
         }
       }
@@ -124,7 +128,9 @@ TEST_CASE("moments of text are those of the rows that layers see") {
   REQUIRE(windows.size() == 3);
   watched.observer = &expected;
   for (const auto& window : windows) {
+    expected.start = 1.0;  // rows of silence all count the same
     auto state = s.tiny.net->start(audio.view(), watched);
+    expected.start = 3.0;
     std::vector<token> tokens = whisper::prompt_of(s.words);
     tokens.insert(tokens.end(), window.begin(), window.end());
     static_cast<void>(s.tiny.net->decode(state, tokens, tokens.size() - 1, watched));
@@ -136,7 +142,7 @@ TEST_CASE("moments of text are those of the rows that layers see") {
       CAPTURE(name);
       CHECK(layers.insert(name).second);
       const auto& sum = expected.sums.at(name);
-      const auto rows = static_cast<double>(expected.rows.at(name));
+      const double rows = expected.rows.at(name);
       const index_t k = known.moments.channels();
       REQUIRE(sum.size() == k * k);
       double worst = 0.0;
@@ -357,7 +363,8 @@ class plain_weights final : public whisper::linear {
 };
 
 TEST_CASE("sensitivity: what an error of one layer does to the predictions") {
-  setup s({.text_tokens = 60});
+  const whisper::calibration_options options{.text_tokens = 60, .start_weight = 3.0F};
+  setup s(options);
   std::map<std::string, lowbit::io::input_statistics> known;
   for (const auto& f : s.finish()) {
     for (const auto& layer : f.layers) known.emplace(layer, f.known);
