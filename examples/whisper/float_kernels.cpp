@@ -162,14 +162,13 @@ void soften(const whisper_soft_codes& a) {
   constexpr std::size_t all = whisper_softmax_lanes;
   const float factor = a.scale * 1.44269504F;
   for (std::size_t lane = 0; lane < all; lane += lanes) {
-    reals largest = load(a.scores + lane);
-    for (std::size_t i = 1; i < a.keys; ++i)
-      largest = larger(largest, load(a.scores + i * all + lane));
-    largest = largest * factor;
-    // The largest becomes 255. What is below 1/4 becomes 0 anyway.
-    const reals offset = 7.9943534F - largest;
+    reals top = load(a.scores + lane);
+    for (std::size_t i = 1; i < a.keys; ++i) top = larger(top, load(a.scores + i * all + lane));
+    // The difference first: it is exactly 0 for the largest, which so becomes 255 and never 256.
+    // What is below 1/4 becomes 0 anyway.
     const auto code = [&](std::size_t key) {
-      const reals x = larger(load(a.scores + key * all + lane) * factor + offset, broadcast(-2.0F));
+      const reals below = load(a.scores + key * all + lane) - top;
+      const reals x = larger(below * factor + 7.9943534F, broadcast(-2.0F));
       return (ints)(exp2(x) + rounder) & 255;
     };
     ints total = {};
@@ -194,7 +193,7 @@ void soften(const whisper_soft_codes& a) {
       }
       write(codes);
     }
-    store(a.largest + lane, largest);
+    store(a.largest + lane, top * factor);
     store(a.totals + lane, __builtin_convertvector(total, reals));
   }
 }

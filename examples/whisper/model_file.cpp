@@ -63,9 +63,17 @@ class model_file::container {
     if (examples::whisper_file::has_magic(lowbit::io::mapped_file(path).bytes())) {
       return examples::whisper_file(path);
     }
-    auto reader = checkpoint_reader::open(path);
+    auto reader = open_checkpoint(path);
     if (reader.is_quantized_checkpoint()) reader.verify();
     return reader;
+  }
+  static checkpoint_reader open_checkpoint(const std::filesystem::path& path) {
+    try {
+      return checkpoint_reader::open(path);
+    } catch (const lowbit::format_error& e) {  // which tells of headers, whatever the file is
+      lowbit::detail::fail(e.kind(),
+                           std::string("neither a ggml file nor a safetensors file: ") + e.what());
+    }
   }
   [[nodiscard]] const lowbit::io::stored_tensor* find_plain(std::string_view name) const {
     if (const auto* const ggml = std::get_if<examples::whisper_file>(&file_)) {

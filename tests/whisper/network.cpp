@@ -428,9 +428,6 @@ TEST_CASE("files that are no Whisper models are refused with the reason") {
   CHECK(error_of(m) ==
         "tensor 'encoder.conv1.weight', from row 0 on, holds +Inf at row 2, column 2");
   m = {};
-  m.vocabulary[3].resize(100'000);
-  CHECK_FALSE(error_of(m).empty());
-  m = {};
   m.tensors[0].shape = {0x7FFFFFFF, 0x7FFFFFFF};  // not that large
   CHECK(error_of(m).starts_with("m.bin: "));
   const auto error_with = [&](index_t at, std::uint32_t number) {
@@ -439,10 +436,10 @@ TEST_CASE("files that are no Whisper models are refused with the reason") {
     whisper_test::write_file(path, bytes);
     return load_error(path);
   };
-  CHECK(error_with(0, 0x67676d6d).starts_with("m.bin: "));
+  CHECK(error_with(0, 0x67676d6d).starts_with("neither a ggml file nor a safetensors file: "));
   const index_t first_text = 4 * (1 + 11 + 2 + tiny_model::mels * 201 + 1);
   for (const std::uint32_t number : {0xFFFFFFFFU, 0x7FFFFFFFU, 0U}) {
-    for (index_t at = 4; at < 48; at += 4) CHECK(error_with(at, number).starts_with("m.bin: "));
+    for (index_t at = 4; at < 44; at += 4) CHECK(error_with(at, number).starts_with("m.bin: "));
     CHECK(error_with(first_text - 4, number).starts_with("m.bin: "));  // tokens
     CHECK_FALSE(error_with(first_text, number).empty());               // bytes of the first one
   }
