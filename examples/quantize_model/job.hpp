@@ -17,10 +17,11 @@
 #include <vector>
 
 #include "../common/thread_pool.hpp"
-#include "format_options.hpp"
+#include "calibration_source.hpp"
 #include "lowbit/io/checkpoint.hpp"
-#include "lowbit/lowbit.hpp"
+#include "lowbit/outlier/distortion_report.hpp"
 #include "progress.hpp"
+#include "request.hpp"
 #include "source_model.hpp"
 
 namespace quantize_model {
@@ -36,9 +37,14 @@ inline constexpr std::string_view distorted_suffix = ".input.distorted";
 struct work_item {
   const lowbit::io::stored_tensor* tensor;
   bool quantize;
+  choice chosen = {};                                      ///< how, if it is to be quantized
+  bool is_fixed = false;                                   ///< whether --set says how
   const lowbit::io::stored_tensor* calibration = nullptr;  ///< of the same layer, if at hand
   const lowbit::io::stored_tensor* heldout = nullptr;
   const lowbit::io::stored_tensor* distorted = nullptr;
+  std::string layer = {};  ///< the tensor's name without ".weight"
+  /// Statistics of the layer's inputs, where there are some; then there are no rows.
+  const lowbit::io::calibration_reader* statistics = nullptr;
 };
 
 /// What became of one tensor.
@@ -52,6 +58,7 @@ struct tensor_result {
   std::optional<double> output_error = {};       ///< the same on held-out rows
   /// Of the plain quantizer on a Gaussian, from 2^(-2 bits/weight); NaN where that takes too long.
   double db_above_bound = 0.0;
+  choice chosen = {};
   std::optional<lowbit::outlier::distortion_report> distortion = {};
   double seconds = 0.0;
 };
@@ -80,10 +87,11 @@ struct job_options {
 }
 
 /// Everything to do for a model: matrices of floats whose name is selected are quantized, other
-/// tensors are copied. Activations are used, not copied; they come from `activations`.
-[[nodiscard]] inline std::vector<work_item> plan_work(const source_model& model,
-                                                      const source_model& activations,
-                                                      const selection& select) {
+/// tensors are copied. Activations are used, not copied; they come from `activations`, or from
+/// `statistics` (which may be null).
+[[nodiscard]] inline std::vector<work_item> plan_work(
+    const source_model& model, const source_model& activations, const selection& select,
+    const lowbit::io::calibration_reader* statistics = nullptr) {
   using lowbit::element_type;
   std::vector<work_item> items;
   for (const auto& tensor : model.tensors()) {
@@ -93,15 +101,17 @@ struct job_options {
                             tensor.type == element_type::bf16);
     const bool chosen = std::regex_search(tensor.name, select.include) &&
                         !(select.exclude && std::regex_search(tensor.name, *select.exclude));
-    work_item item{&tensor, is_matrix && chosen};
+    work_item item{.tensor = &tensor, .quantize = is_matrix && chosen};
     if (item.quantize) {
       constexpr std::string_view weight = ".weight";
-      const std::string layer = ends_with(tensor.name, weight)
-                                    ? tensor.name.substr(0, tensor.name.size() - weight.size())
-                                    : tensor.name;
-      item.calibration = activations.find(layer + std::string(calibration_suffix));
-      item.heldout = activations.find(layer + std::string(heldout_suffix));
-      item.distorted = activations.find(layer + std::string(distorted_suffix));
+      item.layer = ends_with(tensor.name, weight)
+                       ? tensor.name.substr(0, tensor.name.size() - weight.size())
+                       : tensor.name;
+      item.calibration = activations.find(item.layer + std::string(calibration_suffix));
+      item.heldout = activations.find(item.layer + std::string(heldout_suffix));
+      item.distorted = activations.find(item.layer + std::string(distorted_suffix));
+      const bool known = statistics != nullptr && statistics->contains(item.layer);
+      if (known) item.statistics = statistics;
     }
     items.push_back(item);
   }
@@ -133,8 +143,10 @@ struct layer_inputs {
   lowbit::aligned_buffer<double> cross = {};
   lowbit::row_range calibration = {};  ///< rows that were fitted to
   lowbit::row_range heldout = {};      ///< of the calibration rows, where there are no others
+  bool is_fitted = true;               ///< whether the moments are for more than judging
 
   [[nodiscard]] lowbit::ptq::knowledge knowledge() const {
+    if (!is_fitted) return {.importance = importance};
     const lowbit::index_t k = moments ? moments->channels() : 0;
     return {.moments = moments ? &*moments : nullptr,
             .cross = cross.empty() ? lowbit::matrix_view<const double>{}
@@ -174,6 +186,14 @@ void for_each_chunk(lowbit::row_range rows, F&& f) {
                                               const job_options& options,
                                               const lowbit::kernels::context& ctx) {
   layer_inputs known;
+  if (item.statistics != nullptr) {
+    auto found = item.statistics->find(item.layer);
+    known.is_fitted = needed;
+    known.moments = std::move(found->moments);
+    known.cross = std::move(found->cross);
+    if (options.use_importance && !needed) known.importance = known.moments->importance();
+    return known;
+  }
   LOWBIT_CHECK(!needed || item.calibration != nullptr, value,
                "there are no calibration rows of its input (X", calibration_suffix,
                " beside a weight X.weight); name a file that has them with --calibrate, or leave "
@@ -209,35 +229,40 @@ void for_each_chunk(lowbit::row_range rows, F&& f) {
   return known;
 }
 
-/// How many dB the error of a quantizer on a standard normal matrix lies above the least that any
-/// code of as many bits per weight can have, 2^(-2 bits). The matrix has the width of `shape` and
-/// at most a million weights.
-template <lowbit::quantizer Q>
-[[nodiscard]] double db_above_bound(const Q& quantizer, lowbit::shape2 shape) {
-  constexpr lowbit::index_t most_weights = lowbit::index_t{1} << 20U;
-  if (shape.rows == 0 || shape.cols == 0) return 0.0;
-  // Fitted as a whole, in minutes, to inputs that a Gaussian does not have.
-  if (lowbit::ptq::matrix_quantizer<Q>) return std::numeric_limits<double>::quiet_NaN();
-  const lowbit::index_t rows =
-      std::clamp<lowbit::index_t>(most_weights / shape.cols, 1, shape.rows);
-  std::vector<float> values(rows * shape.cols);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = lowbit::random_normal(42, i);
-  const lowbit::matrix_view<const float> normal(values.data(), rows, shape.cols);
-  const auto tensor = quantizer.quantize(normal, {});
-  return lowbit::ops::weight_error(normal, tensor).db_above_bound(lowbit::bits_per_weight(tensor));
+/// Calls f(); errors say which tensor they are about.
+template <class F>
+void in_tensor(const work_item& item, F&& f) {
+  try {
+    f();
+  } catch (const lowbit::cancelled_error&) {
+    throw;
+  } catch (const lowbit::error& e) {
+    lowbit::detail::fail(e.kind(), "tensor '" + item.tensor->name + "': " + e.what());
+  }
 }
 
-/// One run over a model with one configuration.
-template <lowbit::quantizer Q>
+/// Forwards the steps of one tensor to the progress line, and Ctrl-C to the steps.
+class step_listener final : public lowbit::ptq::listener {
+ public:
+  step_listener(progress& to, const std::string& name) : to_(to), name_(name) {}
+  void advanced(std::string_view stage, lowbit::index_t done, lowbit::index_t total) override {
+    LOWBIT_CHECK(stop_signal == 0, cancelled, "interrupted");
+    to_.working(name_, stage, done, total);
+  }
+
+ private:
+  progress& to_;
+  const std::string& name_;
+};
+
+/// One run over a model, in which every item has its configuration.
 class quantization_job {
  public:
   /// `out` may be null: then nothing is written.
   quantization_job(const source_model& model, std::vector<work_item> items,
-                   const configuration<Q>& how, const job_options& options,
-                   lowbit::io::checkpoint_writer* out)
+                   const job_options& options, lowbit::io::checkpoint_writer* out)
       : model_(model),
         items_(std::move(items)),
-        how_(how),
         options_(options),
         out_(out),
         progress_(items_.size(), total_weights()) {}
@@ -285,57 +310,21 @@ class quantization_job {
     return next_++;
   }
 
-  /// Forwards the steps of one tensor to the progress line, and Ctrl-C to the steps.
-  class step_listener final : public lowbit::ptq::listener {
-   public:
-    step_listener(progress& to, const std::string& name) : to_(to), name_(name) {}
-    void advanced(std::string_view stage, lowbit::index_t done, lowbit::index_t total) override {
-      LOWBIT_CHECK(stop_signal == 0, cancelled, "interrupted");
-      to_.working(name_, stage, done, total);
-    }
-
-   private:
-    progress& to_;
-    const std::string& name_;
-  };
-
-  [[nodiscard]] bool needs_calibration() const {
-    if constexpr (lowbit::ptq::matrix_quantizer<Q>) {
-      if (how_.quantizer.wants_calibration()) return true;
-    }
-    return how_.around.recipe.needs_calibration();
-  }
-
   void quantize(std::size_t i) {
     const work_item& item = items_[i];
     const auto start = std::chrono::steady_clock::now();
-    try {
+    in_tensor(item, [&] {
+      const configuration& how = *item.chosen.how;
       const auto ctx = lowbit::kernels::context::best();
       const float_matrix weights(*item.tensor);
-      const layer_inputs known = read_inputs(item, needs_calibration(), options_, ctx);
-      const auto sink = [&](lowbit::tensor_ref tensor, const lowbit::ptq::outcome&) {
-        tensor_result result = judge(item, weights.view(), known, tensor);
-        result.seconds = seconds_since(start);
-        finish(i, std::move(result), [&] { out_->add(item.tensor->name, tensor); });
-      };
+      const layer_inputs known = read_inputs(item, how.needs_calibration(), options_, ctx);
       step_listener listener(progress_, item.tensor->name);
-      const auto run = [&](const auto& quantizer) {
-        lowbit::ptq::quantize_by_recipe(how_.around.recipe, quantizer, weights.view(),
-                                        known.knowledge(), ctx, sink, &listener);
-      };
-      if (how_.around.replicate == replicate_mode::none) {
-        run(how_.quantizer);
-      } else if constexpr (lowbit::groupwise_quantizer<Q>) {
-        run(lowbit::ptq::replicating<Q>{how_.quantizer, how_.around.replicas()});
-      } else {
-        LOWBIT_CHECK(false, value, "format '", lowbit::format_of<Q>::name,
-                     "' is fitted as a whole: replicate does not apply to it");
-      }
-    } catch (const lowbit::cancelled_error&) {
-      throw;
-    } catch (const lowbit::error& e) {  // say which tensor it was
-      lowbit::detail::fail(e.kind(), "tensor '" + item.tensor->name + "': " + e.what());
-    }
+      const lowbit::ptq::recipe_result made =
+          how.quantize(weights.view(), known.knowledge(), ctx, &listener);
+      tensor_result result = judge(item, weights.view(), known, made.tensor);
+      result.seconds = seconds_since(start);
+      finish(i, std::move(result), [&] { out_->add(item.tensor->name, made.tensor); });
+    });
   }
 
   /// How good a tensor is. The reported errors are of what is stored.
@@ -355,7 +344,13 @@ class quantization_job {
                          .quantized = true,
                          .bits = tensor.storage_bits(),
                          .weights = lowbit::ops::weight_error(weights, tensor)};
-    result.db_above_bound = bound_for(tensor.shape());
+    result.chosen = item.chosen;
+    result.db_above_bound = bound_for(*item.chosen.how, tensor.shape());
+    if (item.statistics != nullptr) {
+      result.calibration_error =
+          energy_of_outputs(weights, tensor, *known.moments, lowbit::kernels::context::best())
+              .relative_error();
+    }
     if (item.calibration != nullptr) {
       result.calibration_error = on_calibration_rows(known.calibration);
     }
@@ -379,6 +374,7 @@ class quantization_job {
     const auto ctx = lowbit::kernels::context::best();
     const auto* const rows_from = item.heldout != nullptr ? item.heldout : item.calibration;
     std::optional<lowbit::observers::second_moments> moments;
+    if (item.statistics != nullptr) moments = known.moments;
     if (rows_from != nullptr) {
       const lowbit::row_range all{0, lowbit::io::matrix_shape(*rows_from).rows};
       lowbit::observers::moment_accumulator inputs(weights.cols());
@@ -394,13 +390,13 @@ class quantization_job {
         moments ? std::as_const(*moments).matrix() : lowbit::matrix_view<const double>{}, ctx);
   }
 
-  /// db_above_bound(), once for each shape.
-  [[nodiscard]] double bound_for(lowbit::shape2 shape) {
+  /// db_above_bound(), once for each shape and configuration.
+  [[nodiscard]] double bound_for(const configuration& how, lowbit::shape2 shape) {
     const std::lock_guard lock(bounds_mutex_);
-    for (const auto& [known, db] : bounds_) {
-      if (known == shape) return db;
+    for (const bound& known : bounds_) {
+      if (known.how == &how && known.shape == shape) return known.db;
     }
-    return bounds_.emplace_back(shape, db_above_bound(how_.quantizer, shape)).second;
+    return bounds_.emplace_back(bound{&how, shape, how.db_above_bound(shape)}).db;
   }
 
   void copy(std::size_t i) {
@@ -428,13 +424,17 @@ class quantization_job {
 
   const source_model& model_;
   const std::vector<work_item> items_;
-  const configuration<Q> how_;
   const job_options options_;
   lowbit::io::checkpoint_writer* const out_;
   progress progress_;
 
   std::mutex bounds_mutex_;
-  std::vector<std::pair<lowbit::shape2, double>> bounds_;
+  struct bound {
+    const configuration* how;
+    lowbit::shape2 shape;
+    double db;
+  };
+  std::vector<bound> bounds_;
 
   std::mutex mutex_;  // guards all below
   std::condition_variable turn_changed_;

@@ -11,5 +11,5 @@
 #include "lowbit/formats/all.hpp"
 
 int main(int argc, char** argv) {
-  return quantize_model::app<lowbit::formats::all>{}.run(argc, argv);
+  return quantize_model::run_app(quantize_model::list_formats<lowbit::formats::all>(), argc, argv);
 }

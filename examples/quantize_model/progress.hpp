@@ -45,6 +45,11 @@ class progress {
     if (visible_) std::fputs("\r\033[K", stderr);
   }
 
+  /// Other totals, before the work begins.
+  void expect(std::size_t tensors, std::uint64_t weights) {
+    tensors_ = tensors;
+    weights_ = weights;
+  }
   /// A tensor of `weights` weights is done. Thread-safe.
   void finished(std::string_view name, std::uint64_t weights) {
     if (!visible_) return;
@@ -96,8 +101,8 @@ class progress {
 
   const bool visible_ = ::isatty(STDERR_FILENO) != 0;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  const std::size_t tensors_;
-  const std::uint64_t weights_;
+  std::size_t tensors_;
+  std::uint64_t weights_;
   std::mutex mutex_;
   std::size_t done_tensors_ = 0;
   std::uint64_t done_weights_ = 0;

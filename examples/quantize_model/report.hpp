@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "job.hpp"
+#include "budget.hpp"
 
 namespace quantize_model {
 
@@ -173,6 +173,10 @@ inline void print_results(const std::vector<tensor_result>& results, const run_t
   std::vector<std::string> header{"tensor", "shape"};
   for (std::string& column : error_columns()) header.push_back(std::move(column));
   header.push_back("seconds");
+  const bool any_changed = std::any_of(results.begin(), results.end(), [](const tensor_result& r) {
+    return !r.chosen.changes.empty();
+  });
+  if (any_changed) header.push_back("otherwise");
   table rows(std::move(header));
   for (const tensor_result& r : results) {
     if (!r.quantized) continue;
@@ -180,6 +184,7 @@ inline void print_results(const std::vector<tensor_result>& results, const run_t
                                  lowbit::detail::message(r.shape.rows, " x ", r.shape.cols)};
     append_errors(row, errors_of(r));
     row.push_back(show("%.2f", r.seconds));
+    if (any_changed) row.push_back(r.chosen.text());
     rows.add(std::move(row));
   }
   rows.rule();
@@ -187,6 +192,7 @@ inline void print_results(const std::vector<tensor_result>& results, const run_t
                                  show("%.3f M", static_cast<double>(totals.weights) * 1e-6)};
   append_errors(total, errors_of(totals));
   total.push_back(show("%.2f", totals.seconds));
+  if (any_changed) total.emplace_back();
   rows.add(std::move(total));
   rows.print(stdout);
   print_legend(totals.calibration_error || totals.output_error);
@@ -217,6 +223,54 @@ inline void print_distortion(const std::vector<tensor_result>& results) {
       "isotropic: md_frac of an error without direction; e^T H e: tr E H E^T on the rows that "
       "judge; "
       "rank: Spearman's correlation with it, over blocks of weights\n");
+}
+
+/// Which candidate each layer gets under a budget.
+inline void print_budget(const budget_plan& budget, double bits_per_weight) {
+  table rows({"tensor", "bits/weight", "loss", "candidate"});
+  const auto size_of = [](std::uint64_t bits, std::uint64_t weights) {
+    return show("%.4f",
+                weights == 0 ? 0.0 : static_cast<double>(bits) / static_cast<double>(weights));
+  };
+  for (std::size_t i = 0; i < budget.layers.size(); ++i) {
+    const auto& layer = budget.layers[i];
+    const auto& option = layer.options[budget.plan.option[i]];
+    rows.add({layer.name, size_of(option.bits, layer.weights), show("%.6g", option.loss),
+              budget.chosen(i).text()});
+  }
+  rows.rule();
+  rows.add({lowbit::detail::message("total of ", budget.layers.size()),
+            size_of(budget.plan.bits, budget.weights), show("%.6g", budget.plan.loss), ""});
+  rows.print(stdout);
+  std::printf("budget: %g bits per weight; loss: %s; no choice can lose less than %.6g\n\n",
+              bits_per_weight,
+              budget.has_sensitivities ? "nats of KL, by the sensitivities of the calibration file"
+                                       : "mean squared error of the outputs, summed over them",
+              budget.plan.least_possible);
+  std::fflush(stdout);
+}
+
+[[nodiscard]] inline nlohmann::ordered_json budget_as_json(const budget_plan& budget,
+                                                           double bits_per_weight) {
+  nlohmann::ordered_json json{{"bits_per_weight", bits_per_weight},
+                              {"true_bits_per_weight", budget.bits_per_weight()},
+                              {"loss", budget.plan.loss},
+                              {"loss_in_nats", budget.has_sensitivities},
+                              {"least_possible_loss", budget.plan.least_possible}};
+  auto& layers = json["layers"] = nlohmann::ordered_json::array();
+  for (std::size_t i = 0; i < budget.layers.size(); ++i) {
+    nlohmann::ordered_json options = nlohmann::ordered_json::array();
+    for (std::size_t c = 0; c < budget.candidates.size(); ++c) {
+      const auto& option = budget.layers[i].options[c];
+      options.push_back({{"candidate", budget.candidates[c].text()},
+                         {"bits", option.bits},
+                         {"loss", option.loss}});
+    }
+    layers.push_back({{"name", budget.layers[i].name},
+                      {"chosen", budget.chosen(i).text()},
+                      {"options", std::move(options)}});
+  }
+  return json;
 }
 
 /// What the run took, in one line.
@@ -255,6 +309,7 @@ inline void print_cost(const run_totals& totals) {
                                {"quantized", r.quantized},
                                {"bytes", r.bits / 8}};
     if (r.quantized) {
+      if (!r.chosen.changes.empty()) row["quantizer"] = r.chosen.how->describe();
       row.update(errors_as_json(errors_of(r)));
       if (r.distortion) {
         row["manifold_distortion"] = {{"md", r.distortion->md},

@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "lowbit/core/tensor_ref.hpp"
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/replicated.hpp"
@@ -79,18 +78,7 @@ template <class T>
 class node_of : public any_tensor::node {
  public:
   explicit node_of(T tensor) : tensor_(std::move(tensor)) {}
-  [[nodiscard]] shape2 shape() const override { return tensor_.shape(); }
-  [[nodiscard]] std::uint64_t storage_bits() const override { return tensor_.storage_bits(); }
-  void dequantize(row_range rows, matrix_view<float> out) const override {
-    tensor_.dequantize(rows, out);
-  }
-  void for_each_buffer(lowbit::buffer_visitor& visitor) const override {
-    tensor_.for_each_buffer(visitor);
-  }
-  [[nodiscard]] index_t coupled_rows() const override {
-    if constexpr (lowbit::row_coupled_tensor<T>) return tensor_.coupled_rows();
-    return 1;
-  }
+  [[nodiscard]] lowbit::tensor_ref tensor() const override { return tensor_; }
 
  protected:
   T tensor_;
@@ -115,7 +103,7 @@ class format_node final : public node_of<T> {
     if constexpr (can_pack<T>) {
       if (mode == activation_mode::int8) {
         const auto& weights = packed(rt.ctx);
-        const shape2 shape = this->shape();
+        const shape2 shape = this->tensor_.shape();
         const bool is_small = x.rows() * shape.rows * shape.cols < least_parallel_products;
         return lowbit::ops::matmul(x, weights, y, is_small ? rt.ctx.serial(rt.ctx.scratch) : rt.ctx,
                                    activations);
@@ -319,6 +307,7 @@ class quantized final : public linear {
   void read_rows(row_range rows, matrix_view<float> out) const override {
     tensor_.dequantize(rows, out);
   }
+  [[nodiscard]] bool rounds_inputs() const override { return mode_ == activation_mode::int8; }
   [[nodiscard]] std::uint64_t bytes() const override { return tensor_.bytes(mode_); }
   [[nodiscard]] std::uint64_t stored_bits() const override { return tensor_.storage_bits(); }
   [[nodiscard]] std::string describe(const runtime& rt) const override {

@@ -5,7 +5,8 @@
 // 2^decorators times. Here each decorator is compiled once, over any_tensor as its base: any_tensor
 // models lowbit::quantized_tensor, so lowbit's decorators take it, and from_buffers() of a
 // decorator asks it for the base that the rest of the name says. What a decorator does in products
-// stays the library's (composite_operand).
+// stays the library's (composite_operand). (lowbit::any_tensor is the like without products, of
+// tensors that a quantizer made.)
 //
 // Only any_tensor.cpp sees the formats.
 #pragma once
@@ -14,7 +15,7 @@
 #include <string>
 
 #include "linear.hpp"
-#include "lowbit/core/quantized_tensor.hpp"
+#include "lowbit/core/tensor_ref.hpp"
 #include "lowbit/io/checkpoint_reader.hpp"
 
 namespace whisper {
@@ -33,17 +34,15 @@ class any_tensor {
       friend bool operator==(const params&, const params&) = default;
     };
     static void describe(params&, lowbit::params_visitor&) {}
+    [[nodiscard]] static std::string name_of(const params& p) { return p.format; }
+    [[nodiscard]] static std::uint32_t version_of(const params& p) { return p.version; }
   };
 
   /// What a type of tensor can do. Immutable.
   class node {
    public:
     virtual ~node() = default;
-    [[nodiscard]] virtual shape2 shape() const = 0;
-    [[nodiscard]] virtual std::uint64_t storage_bits() const = 0;
-    virtual void dequantize(row_range rows, matrix_view<float> out) const = 0;
-    virtual void for_each_buffer(lowbit::buffer_visitor& visitor) const = 0;
-    [[nodiscard]] virtual index_t coupled_rows() const = 0;
+    [[nodiscard]] virtual lowbit::tensor_ref tensor() const = 0;
     [[nodiscard]] virtual std::uint64_t bytes(activation_mode mode) const = 0;
     virtual void multiply(matrix_view<const float> x, matrix_view<float> y, const runtime& rt,
                           activation_mode mode) const = 0;
@@ -52,12 +51,16 @@ class any_tensor {
 
   // -- quantized_tensor, row_coupled_tensor ------------------------------------------------------
 
-  [[nodiscard]] shape2 shape() const { return node_->shape(); }
+  [[nodiscard]] shape2 shape() const { return node_->tensor().shape(); }
   [[nodiscard]] const format::params& params() const noexcept { return params_; }
-  [[nodiscard]] std::uint64_t storage_bits() const { return node_->storage_bits(); }
-  void dequantize(row_range rows, matrix_view<float> out) const { node_->dequantize(rows, out); }
-  void for_each_buffer(lowbit::buffer_visitor& visitor) const { node_->for_each_buffer(visitor); }
-  [[nodiscard]] index_t coupled_rows() const { return node_->coupled_rows(); }
+  [[nodiscard]] std::uint64_t storage_bits() const { return node_->tensor().storage_bits(); }
+  void dequantize(row_range rows, matrix_view<float> out) const {
+    node_->tensor().dequantize(rows, out);
+  }
+  void for_each_buffer(lowbit::buffer_visitor& visitor) const {
+    node_->tensor().for_each_buffer(visitor);
+  }
+  [[nodiscard]] index_t coupled_rows() const { return node_->tensor().coupled_rows(); }
   /// Refuses (format) an unknown format or decorator, and what those refuse.
   [[nodiscard]] static any_tensor from_buffers(shape2 shape, const format::params& params,
                                                lowbit::buffer_source& source);

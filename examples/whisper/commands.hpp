@@ -10,4 +10,10 @@ void add_transcribe(CLI::App& program, int& status);
 /// Adds `whisper evaluate`.
 void add_evaluate(CLI::App& program);
 
+/// Adds `whisper calibrate`.
+void add_calibrate(CLI::App& program);
+
+/// Adds `whisper benchmark`.
+void add_benchmark(CLI::App& program);
+
 }  // namespace whisper

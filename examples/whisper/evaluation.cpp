@@ -119,19 +119,8 @@ figures summarize(std::span<const token_figures> tokens) {
 }
 
 std::string text_from(std::string_view text, index_t offset, bool keep_lines) {
-  constexpr std::string_view blanks = " \t\n\v\f\r";
   text.remove_prefix(std::min({text.size(), text.find_first_of(blanks, offset)}));
-  if (keep_lines) return std::string(text);
-  std::string out;
-  for (const char c : text) {
-    const bool is_blank = blanks.find(c) != std::string_view::npos;
-    if (!is_blank) {
-      out += c;
-    } else if (!out.ends_with(' ')) {
-      out += ' ';
-    }
-  }
-  return out;
+  return keep_lines ? std::string(text) : one_line(text);
 }
 
 std::vector<std::vector<token>> text_windows(const tokenizer& words, std::string_view text,

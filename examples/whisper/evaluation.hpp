@@ -69,8 +69,8 @@ struct figures {
 
 // -- text ----------------------------------------------------------------------------------------
 
-/// A text from its first white space at byte `offset` or later on. Unless `keep_lines`, every run
-/// of white space becomes one blank: the model has never read a line break.
+/// A text from its first white space at byte `offset` or later on, as one_line() unless
+/// `keep_lines`.
 [[nodiscard]] std::string text_from(std::string_view text, index_t offset, bool keep_lines);
 
 /// The first `count` tokens of a text in windows of `window` tokens, the last one shorter. Refuses

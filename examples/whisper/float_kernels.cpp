@@ -131,11 +131,90 @@ void multiply_half(whisper_input x, whisper_half_input w, whisper_output y, floa
   multiply(x, {scratch, w.rows, w.cols, w.cols}, y);
 }
 
-/// Turns the first `count` scores into weights that sum to 1.
-void softmax(float* scores, std::size_t count) {
+/// Turns scores into weights that sum to 1.
+void softmax(float* scores, std::size_t count, float scale) {
   array s(scores, index(count));
-  s = (s - s.maxCoeff()).exp();
+  s = ((s - s.maxCoeff()) * scale).exp();
   s *= 1.0F / s.sum();
+}
+
+using ints = std::int32_t __attribute__((vector_size(sizeof(reals))));
+
+void store(float* p, reals v) { std::memcpy(p, &v, sizeof v); }
+reals broadcast(float x) { return reals{} + x; }
+reals larger(reals a, reals b) { return a > b ? a : b; }
+
+/// Added to |x| < 2^22, it leaves x rounded to an integer in the low bits.
+constexpr float rounder = 12582912.0F;
+
+/// 2^x for x in -126 .. 127, to 5e-5 of it: the next term of the series.
+reals exp2(reals x) {
+  const reals shifted = x + rounder;
+  const reals f = x - (shifted - rounder);
+  reals p = 0.0096181291F * f + 0.055504109F;
+  p = p * f + 0.24022651F;
+  p = p * f + 0.69314718F;
+  p = p * f + 1.0F;
+  return (reals)((ints)p + ((ints)shifted << 23));
+}
+
+void soften(const whisper_soft_codes& a) {
+  constexpr std::size_t all = whisper_softmax_lanes;
+  const float factor = a.scale * 1.44269504F;
+  for (std::size_t lane = 0; lane < all; lane += lanes) {
+    reals largest = load(a.scores + lane);
+    for (std::size_t i = 1; i < a.keys; ++i)
+      largest = larger(largest, load(a.scores + i * all + lane));
+    largest = largest * factor;
+    // The largest becomes 255. What is below 1/4 becomes 0 anyway.
+    const reals offset = 7.9943534F - largest;
+    const auto code = [&](std::size_t key) {
+      const reals x = larger(load(a.scores + key * all + lane) * factor + offset, broadcast(-2.0F));
+      return (ints)(exp2(x) + rounder) & 255;
+    };
+    ints total = {};
+    std::size_t key = 0;
+    const auto write = [&](ints codes) {
+      std::memcpy(a.codes + (key / 4 * all + lane) * 4, &codes, sizeof codes);
+    };
+    for (; key + 4 <= a.keys; key += 4) {
+      const ints c0 = code(key);
+      const ints c1 = code(key + 1);
+      const ints c2 = code(key + 2);
+      const ints c3 = code(key + 3);
+      total += (c0 + c1) + (c2 + c3);
+      write(c0 | (c1 << 8) | (c2 << 16) | (c3 << 24));
+    }
+    if (key < a.keys) {
+      ints codes = {};
+      for (std::size_t i = key; i < a.keys; ++i) {
+        const ints c = code(i);
+        total += c;
+        codes |= c << static_cast<int>(8 * (i - key));
+      }
+      write(codes);
+    }
+    store(a.largest + lane, largest);
+    store(a.totals + lane, __builtin_convertvector(total, reals));
+  }
+}
+
+void share_out(float* largest, const float* totals, std::size_t runs) {
+  constexpr std::size_t all = whisper_softmax_lanes;
+  for (std::size_t lane = 0; lane < all; lane += lanes) {
+    reals top = load(largest + lane);
+    for (std::size_t i = 1; i < runs; ++i) top = larger(top, load(largest + i * all + lane));
+    reals sum = {};
+    for (std::size_t i = 0; i < runs; ++i) {
+      const reals share = exp2(larger(load(largest + i * all + lane) - top, broadcast(-126.0F)));
+      store(largest + i * all + lane, share);
+      sum += share * load(totals + i * all + lane);
+    }
+    const reals factor = 1.0F / sum;
+    for (std::size_t i = 0; i < runs; ++i) {
+      store(largest + i * all + lane, load(largest + i * all + lane) * factor);
+    }
+  }
 }
 
 void attend(const whisper_attention& a) {
@@ -146,8 +225,7 @@ void attend(const whisper_attention& a) {
   for (std::size_t i = 0; i < m; ++i) {
     float* const row = a.scratch + i * n;
     const std::size_t seen = a.causal ? n - m + i + 1 : n;
-    array(row, index(seen)) *= a.scale;
-    softmax(row, seen);
+    softmax(row, seen, a.scale);
     std::fill(row + seen, row + n, 0.0F);
   }
   if (m == 1) {
@@ -194,8 +272,9 @@ constexpr const char* name = "Eigen AVX2";
 constexpr const char* name = "Eigen baseline";
 #endif
 
-constexpr whisper_float_kernels all = {name,    &multiply,  &multiply_half, half_block_tokens,
-                                       &attend, &normalize, &gelu};
+constexpr whisper_float_kernels all = {name,       &multiply, &multiply_half, half_block_tokens,
+                                       &attend,    &softmax,  &soften,        &share_out,
+                                       &normalize, &gelu};
 
 }  // namespace
 

@@ -41,6 +41,20 @@ struct whisper_attention {
   float* scratch;  ///< M * N floats
 };
 
+/// Queries that softmax takes side by side: the rows of a tile of lowbit's kernels/code_gemm.
+inline constexpr std::size_t whisper_softmax_lanes = 128;
+
+/// Some keys' scores of so many queries become codes, each query's largest one 255:
+/// code = 255 * 2^(score * scale * log2(e) - largest), rounded.
+struct whisper_soft_codes {
+  const float* scores;  ///< [keys][lanes]
+  std::size_t keys;     ///< at least 1
+  float scale;
+  std::uint8_t* codes;  ///< [keys / 4, rounded up][lanes][4], what is past the last key is written
+  float* largest;       ///< [lanes]
+  float* totals;        ///< [lanes]: the sum of codes
+};
+
 struct whisper_float_kernels {
   const char* name;
   /// y[M, N] = x[M, K] w[N, K]^T by Eigen's matrix product, its matrix x vector product for M = 1.
@@ -50,6 +64,12 @@ struct whisper_float_kernels {
   void (*multiply_half)(whisper_input x, whisper_half_input w, whisper_output y, float* scratch);
   std::size_t half_block_tokens;
   void (*attend)(const whisper_attention& head);
+  /// x[i] = exp(scale * x[i]) / sum of all; `scale` is not negative.
+  void (*softmax)(float* x, std::size_t count, float scale);
+  void (*soften)(const whisper_soft_codes& run);
+  /// What each run's codes must be multiplied by, so that the weights of a query have the sum 1:
+  /// overwrites `largest` [runs][lanes]; totals [runs][lanes].
+  void (*share_out)(float* largest, const float* totals, std::size_t runs);
   /// y = (x - mean) / sqrt(variance + 1e-5) * weight + bias, row by row.
   void (*normalize)(whisper_input x, const float* weight, const float* bias, whisper_output y);
   /// x = x / 2 * (1 + erf(x / sqrt(2))), to 2e-7 of max(1, |x|).

@@ -24,6 +24,8 @@ class linear {
                         const runtime& rt) const = 0;
   /// Rows of W as floats: what an embedding looks up.
   virtual void read_rows(row_range rows, matrix_view<float> out) const = 0;
+  /// Whether products may round x to int8.
+  [[nodiscard]] virtual bool rounds_inputs() const { return false; }
   /// What the product of one token reads.
   [[nodiscard]] virtual std::uint64_t bytes() const = 0;
   /// What is stored in a file.
@@ -39,6 +41,14 @@ enum class dense_storage : std::uint8_t { f32, f16 };
 enum class activation_mode : std::uint8_t {
   floats,  ///< weights are decoded to floats, block by block
   int8,    ///< activations become int8 codes where the format has a kernel for it
+};
+
+/// How keys and values of the audio are kept.
+enum class cache_storage : std::uint8_t {
+  automatic,  ///< int8 where weights are quantized and activations become int8, else floats
+  floats,
+  int8,  ///< and the encoder's attention is computed with int8 codes
+  int4,  ///< in the decoder; the encoder as with int8
 };
 
 /// Weights from a plain tensor, copied out of the file as a matrix [d0, d1 * d2 ...]. f16 keeps f16

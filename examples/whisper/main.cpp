@@ -13,7 +13,9 @@ int main(int argc, char** argv) {
   program.set_version_flag("--version", LOWBIT_VERSION_STRING);
   int status = 0;
   whisper::add_transcribe(program, status);
+  whisper::add_calibrate(program);
   whisper::add_evaluate(program);
+  whisper::add_benchmark(program);
   try {
     program.parse(argc, argv);
     return status;

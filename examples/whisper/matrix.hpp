@@ -17,23 +17,29 @@ using lowbit::matrix_view;
 using lowbit::row_range;
 using lowbit::shape2;
 
-/// Row-major, zero at first. Copies are deep. For activations, of which a forward pass makes many
-/// of the same sizes: memory comes from malloc, which gives the same pages again, and not fresh
-/// from the system as a large aligned_buffer does (a sixth of the time).
+/// Row-major, zero at first unless made for_overwrite(). Copies are deep. For activations, of which
+/// a forward pass makes many of the same sizes: memory comes from malloc, which gives the same
+/// pages again, and not fresh from the system as a large aligned_buffer does (a sixth of the time).
 class matrix {
  public:
   matrix() = default;
-  explicit matrix(shape2 shape) : shape_(shape) {
-    constexpr index_t cache_line = 64;
-    if (shape.size() == 0) return;
-    const index_t bytes = lowbit::checked_mul(
-        lowbit::div_up(shape.size(), cache_line / sizeof(float)), cache_line, "matrix");
-    values_.reset(static_cast<float*>(std::aligned_alloc(cache_line, bytes)));
-    LOWBIT_CHECK(values_ != nullptr, system, "no memory for ", bytes, " bytes");
-    std::memset(values_.get(), 0, bytes);
+  explicit matrix(shape2 shape) : matrix(for_overwrite(shape)) {
+    if (shape.size() != 0) std::memset(values_.get(), 0, shape.size() * sizeof(float));
   }
   matrix(index_t rows, index_t cols) : matrix(shape2{rows, cols}) {}
-  matrix(const matrix& other) : matrix(other.shape_) {
+  /// Unspecified values: for what a product overwrites.
+  [[nodiscard]] static matrix for_overwrite(shape2 shape) {
+    constexpr index_t cache_line = 64;
+    matrix made;
+    made.shape_ = shape;
+    if (shape.size() == 0) return made;
+    const index_t bytes = lowbit::checked_mul(
+        lowbit::div_up(shape.size(), cache_line / sizeof(float)), cache_line, "matrix");
+    made.values_.reset(static_cast<float*>(std::aligned_alloc(cache_line, bytes)));
+    LOWBIT_CHECK(made.values_ != nullptr, system, "no memory for ", bytes, " bytes");
+    return made;
+  }
+  matrix(const matrix& other) : matrix(for_overwrite(other.shape_)) {
     std::copy(other.values().begin(), other.values().end(), values().begin());
   }
   matrix(matrix&& other) noexcept

@@ -1,7 +1,6 @@
 #include "model.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 namespace whisper {
 
@@ -41,40 +40,6 @@ matrix gather(const In& in, index_t channels, index_t times, index_t stride) {
       for (index_t c = 0; c < channels; ++c) row[3 * c + k] = in(c, at - 1);
     }
   }
-  return out;
-}
-
-/// Attention of all heads: queries [M, state] over keys and values of tokens.
-matrix attend(const matrix& queries, const head_cache& keys, const head_cache& values,
-              index_t heads, bool causal, const runtime& rt) {
-  matrix out(queries.shape());
-  const index_t n = keys.tokens();
-  const index_t width = queries.cols() / heads;
-  const index_t blocks = lowbit::div_up(queries.rows(), block_tokens);
-  const bool is_small = 2 * queries.rows() * n * queries.cols() < least_parallel_products;
-  const lowbit::kernels::context ctx = is_small ? rt.ctx.serial(rt.ctx.scratch) : rt.ctx;
-  ctx.scratch->reserve(lowbit::kernels::workers(ctx),
-                       std::min(block_tokens, queries.rows()) * n * sizeof(float));
-  lowbit::kernels::parallel_for(ctx, heads * blocks, [&](index_t task, index_t worker) {
-    const index_t head = task / blocks;
-    const index_t begin = task % blocks * block_tokens;
-    const row_range rows{begin, std::min(begin + block_tokens, queries.rows())};
-    const auto columns = [&](auto view) {
-      return view.middle_rows(rows).middle_cols(head * width, (head + 1) * width);
-    };
-    // A causal block sees the keys up to its last query.
-    const index_t seen = causal ? n - queries.rows() + rows.end : n;
-    whisper_input head_keys = keys.head(head);
-    whisper_input head_values = values.head(head);
-    head_keys.rows = head_values.rows = seen;
-    rt.floats->attend({.queries = as_input(columns(queries.view())),
-                       .keys = head_keys,
-                       .values = head_values,
-                       .out = as_output(columns(out.view())),
-                       .scale = 1.0F / std::sqrt(static_cast<float>(width)),
-                       .causal = causal,
-                       .scratch = reinterpret_cast<float*>(ctx.scratch->slot(worker).data())});
-  });
   return out;
 }
 
@@ -133,17 +98,17 @@ void add_mlp(matrix& x, const transformer_block& b, const runtime& rt) {
   add_to(x, b.mlp_out(hidden.view(), rt));
 }
 
-template <class F>
-void for_each_attention_layer(const attention_layer& a, const F& f) {
-  for (const linear_layer* const layer : {&a.query, &a.key, &a.value, &a.out}) f(*layer);
+template <class Attention, class F>
+void for_each_attention_layer(Attention& a, const F& f) {
+  for (auto* const layer : {&a.query, &a.key, &a.value, &a.out}) f(*layer);
 }
 
 /// `is_read`: whether a token that is decoded reads the layer.
-template <class F>
-void for_each_layer(const transformer_block& b, const F& f) {
-  for_each_attention_layer(b.attention, [&](const linear_layer& l) { f(l, true); });
+template <class Block, class F>
+void for_each_layer(Block& b, const F& f) {
+  for_each_attention_layer(b.attention, [&](auto& l) { f(l, true); });
   if (b.cross_attention.query.weights != nullptr) {
-    for_each_attention_layer(b.cross_attention, [&](const linear_layer& l) {
+    for_each_attention_layer(b.cross_attention, [&](auto& l) {
       f(l, &l != &b.cross_attention.key && &l != &b.cross_attention.value);
     });
   }
@@ -156,7 +121,7 @@ void for_each_layer(const transformer_block& b, const F& f) {
 matrix linear_layer::operator()(matrix_view<const float> x, const runtime& rt) const {
   rt.check_stop();
   if (rt.observer != nullptr) rt.observer->saw(name, x);
-  matrix y(x.rows(), weights->shape().rows);
+  matrix y = matrix::for_overwrite({x.rows(), weights->shape().rows});
   weights->multiply(x, y.view(), rt);
   if (bias.empty()) return y;
   for (index_t t = 0; t < y.rows(); ++t) {
@@ -167,7 +132,7 @@ matrix linear_layer::operator()(matrix_view<const float> x, const runtime& rt) c
 }
 
 matrix layer_norm::operator()(matrix_view<const float> x, const runtime& rt) const {
-  matrix y(x.shape());
+  matrix y = matrix::for_overwrite(x.shape());
   for_each_block(rt, x.rows(), [&](row_range rows) {
     rt.floats->normalize(as_input(x.middle_rows(rows)), weight.data(), bias.data(),
                          as_output(y.view().middle_rows(rows)));
@@ -175,14 +140,25 @@ matrix layer_norm::operator()(matrix_view<const float> x, const runtime& rt) con
   return y;
 }
 
-void head_cache::append(matrix_view<const float> rows) {
-  for (index_t t = 0; t < rows.rows(); ++t) {
-    for (index_t h = 0; h < heads_; ++h) {
-      std::copy_n(rows.row(t).data() + h * width_, width_,
-                  values_.data() + (h * capacity_ + tokens_ + t) * width_);
-    }
+window_cache::window_cache(matrix_view<const float> keys, matrix_view<const float> values,
+                           index_t heads, unsigned bits, const runtime& rt)
+    : bits_(bits) {
+  if (bits_ != 0) {
+    codes_ = code_cache(keys, values, heads, bits, rt);
+    return;
   }
-  tokens_ += rows.rows();
+  keys_ = values_ = head_cache(heads, keys.rows(), keys.cols() / heads);
+  keys_.append(keys);
+  values_.append(values);
+}
+
+matrix window_cache::attend(const matrix& queries, index_t heads, const runtime& rt) const {
+  return bits_ != 0 ? codes_.attend(queries, rt)
+                    : whisper::attend(queries, keys_, values_, heads, false, rt);
+}
+
+std::uint64_t window_cache::bytes() const noexcept {
+  return bits_ != 0 ? codes_.bytes() : keys_.bytes() + values_.bytes();
 }
 
 void decoder_state::restart() noexcept {
@@ -196,7 +172,7 @@ void decoder_state::restart() noexcept {
 std::uint64_t decoder_state::bytes() const noexcept {
   std::uint64_t sum = 0;
   for (const layer& l : layers) {
-    sum += l.keys.bytes() + l.values.bytes() + l.audio_keys.bytes() + l.audio_values.bytes();
+    sum += l.keys.bytes() + l.values.bytes() + l.audio.bytes();
   }
   return sum;
 }
@@ -216,6 +192,19 @@ model::model(const model_file& file, const load_options& options) : sizes_(file.
       file.load_matrix("decoder.positional_embedding", {s.text_context, s.text_state});
   decoder_ = load.blocks("decoder", s.text_layers, s.text_state, true);
   text_norm_ = load.norm("decoder.ln", s.text_state);
+  const auto rounds_inputs = [](const linear_layer& l) { return l.weights->rounds_inputs(); };
+  const bool is_automatic = options.cache == cache_storage::automatic;
+  encoder_in_codes_ =
+      is_automatic ? std::all_of(encoder_.begin(), encoder_.end(),
+                                 [&](const auto& b) { return rounds_inputs(b.attention.query); })
+                   : options.cache != cache_storage::floats;
+  cache_bits_ = options.cache == cache_storage::int4 ? 4 : 8;
+  if (is_automatic
+          ? !std::all_of(decoder_.begin(), decoder_.end(),
+                         [&](const auto& b) { return rounds_inputs(b.cross_attention.query); })
+          : options.cache == cache_storage::floats) {
+    cache_bits_ = 0;
+  }
 }
 
 matrix model::encode(matrix_view<const float> mel, const runtime& rt) const {
@@ -234,18 +223,27 @@ matrix model::encode(matrix_view<const float> mel, const runtime& rt) const {
   for (index_t t = 0; t < x.rows(); ++t) {
     for (index_t i = 0; i < x.cols(); ++i) x.view()(t, i) += audio_positions_.view()(t, i);
   }
-  const index_t width = sizes_.audio_state / sizes_.audio_heads;
-  head_cache keys(sizes_.audio_heads, x.rows(), width);
-  head_cache values(sizes_.audio_heads, x.rows(), width);
+  head_cache key_cache, value_cache;
+  if (!encoder_in_codes_) {
+    const index_t width = sizes_.audio_state / sizes_.audio_heads;
+    key_cache = value_cache = head_cache(sizes_.audio_heads, x.rows(), width);
+  }
   for (const transformer_block& b : encoder_) {
     {
       const matrix h = b.attention_norm(x.view(), rt);
-      keys.clear();
-      values.clear();
-      keys.append(b.attention.key(h.view(), rt).view());
-      values.append(b.attention.value(h.view(), rt).view());
-      const matrix seen =
-          attend(b.attention.query(h.view(), rt), keys, values, sizes_.audio_heads, false, rt);
+      const matrix queries = b.attention.query(h.view(), rt);
+      const matrix keys = b.attention.key(h.view(), rt);
+      const matrix values = b.attention.value(h.view(), rt);
+      matrix seen;
+      if (encoder_in_codes_) {
+        seen = attend_in_codes(queries, keys, values, sizes_.audio_heads, rt);
+      } else {
+        key_cache.clear();
+        value_cache.clear();
+        key_cache.append(keys.view());
+        value_cache.append(values.view());
+        seen = attend(queries, key_cache, value_cache, sizes_.audio_heads, false, rt);
+      }
       add_to(x, b.attention.out(seen.view(), rt));
     }
     add_mlp(x, b, rt);
@@ -265,11 +263,9 @@ decoder_state model::start(matrix_view<const float> audio, const runtime& rt) co
     for (head_cache* const cache : {&l.keys, &l.values}) {
       *cache = head_cache(heads, sizes_.text_context, width);
     }
-    for (head_cache* const cache : {&l.audio_keys, &l.audio_values}) {
-      *cache = head_cache(heads, audio.rows(), width);
-    }
-    l.audio_keys.append(b.cross_attention.key(audio, rt).view());
-    l.audio_values.append(b.cross_attention.value(audio, rt).view());
+    const matrix keys = b.cross_attention.key(audio, rt);
+    const matrix values = b.cross_attention.value(audio, rt);
+    l.audio = window_cache(keys.view(), values.view(), heads, cache_bits_, rt);
   }
   return state;
 }
@@ -280,7 +276,7 @@ matrix model::decode(decoder_state& state, std::span<const token> tokens, index_
                tokens.size(), " tokens are wanted");
   LOWBIT_CHECK(state.tokens + tokens.size() <= sizes_.text_context, value, state.tokens, " and ",
                tokens.size(), " tokens are more than the ", sizes_.text_context, " of a window");
-  matrix x(tokens.size(), sizes_.text_state);
+  matrix x = matrix::for_overwrite({tokens.size(), sizes_.text_state});
   for (index_t t = 0; t < tokens.size(); ++t) {
     LOWBIT_CHECK(tokens[t] < sizes_.vocabulary, value, "there is no token ", tokens[t]);
     embedding_->read_rows({tokens[t], tokens[t] + index_t{1}}, x.view().middle_rows({t, t + 1}));
@@ -301,8 +297,7 @@ matrix model::decode(decoder_state& state, std::span<const token> tokens, index_
     }
     {
       const matrix h = b.cross_norm(x.view(), rt);
-      const matrix seen = attend(b.cross_attention.query(h.view(), rt), l.audio_keys,
-                                 l.audio_values, heads, false, rt);
+      const matrix seen = l.audio.attend(b.cross_attention.query(h.view(), rt), heads, rt);
       add_to(x, b.cross_attention.out(seen.view(), rt));
     }
     add_mlp(x, b, rt);
@@ -311,8 +306,8 @@ matrix model::decode(decoder_state& state, std::span<const token> tokens, index_
   const matrix last =
       text_norm_(std::as_const(x).view().middle_rows({tokens.size() - wanted, tokens.size()}), rt);
   rt.check_stop();
-  if (rt.observer != nullptr) rt.observer->saw("decoder.token_embedding", last.view());
-  matrix logits(wanted, sizes_.vocabulary);
+  if (rt.observer != nullptr) rt.observer->saw(output_layer, last.view());
+  matrix logits = matrix::for_overwrite({wanted, sizes_.vocabulary});
   embedding_->multiply(last.view(), logits.view(), rt);
   return logits;
 }
@@ -322,8 +317,23 @@ void model::for_each_linear(const std::function<void(std::string_view, const lin
   f(conv2_.name, *conv2_.weights);
   const auto each = [&](const linear_layer& l, bool) { f(l.name, *l.weights); };
   for (const transformer_block& b : encoder_) for_each_layer(b, each);
-  f("decoder.token_embedding", *embedding_);
+  f(output_layer, *embedding_);
   for (const transformer_block& b : decoder_) for_each_layer(b, each);
+}
+
+void model::exchange_weights(std::string_view layer, std::unique_ptr<linear>& weights) {
+  std::unique_ptr<linear>* found = layer == output_layer ? &embedding_ : nullptr;
+  const auto look_at = [&](linear_layer& l, bool) {
+    if (l.name == layer) found = &l.weights;
+  };
+  look_at(conv1_, true);
+  look_at(conv2_, true);
+  for (transformer_block& b : encoder_) for_each_layer(b, look_at);
+  for (transformer_block& b : decoder_) for_each_layer(b, look_at);
+  LOWBIT_CHECK(found != nullptr, value, "the model has no layer '", layer, "'");
+  LOWBIT_CHECK(weights != nullptr && weights->shape() == (*found)->shape(), shape, "layer '", layer,
+               "' takes no weights of another shape");
+  std::swap(*found, weights);
 }
 
 std::uint64_t model::decoder_bytes() const {

@@ -7,7 +7,8 @@
 // Blocks are pre-norm: x += attention(ln(x)); x += mlp.2(gelu(mlp.0(ln(x)))). Every linear layer
 // and the embedding, which is the output matrix, too, is a `linear`: float or quantized.
 //
-// A model is immutable: what changes while text is decoded is in a decoder_state.
+// A model is immutable, but for exchange_weights(): what changes while text is decoded is in a
+// decoder_state.
 #pragma once
 
 #include <functional>
@@ -17,10 +18,14 @@
 #include <string_view>
 #include <vector>
 
+#include "attention.hpp"
 #include "model_file.hpp"
 #include "tokenizer.hpp"
 
 namespace whisper {
+
+/// The embedding's name as a layer: it is the output matrix, too.
+inline constexpr std::string_view output_layer = "decoder.token_embedding";
 
 /// A linear layer of the network: y = x W^T + bias.
 struct linear_layer {
@@ -50,38 +55,28 @@ struct transformer_block {
   linear_layer mlp_in, mlp_out;
 };
 
-/// Keys or values of the tokens seen so far, head by head, so that attention reads them as they
-/// lie.
-class head_cache {
+/// Keys and values of a window, which every token looks at: floats or codes.
+class window_cache {
  public:
-  head_cache() = default;
-  head_cache(index_t heads, index_t capacity, index_t width)
-      : heads_(heads), capacity_(capacity), width_(width), values_(heads * capacity * width) {}
+  window_cache() = default;
+  /// Keys and values [tokens, heads * width]; 0 bits: floats, else code_cache.
+  window_cache(matrix_view<const float> keys, matrix_view<const float> values, index_t heads,
+               unsigned bits, const runtime& rt);
 
-  [[nodiscard]] index_t tokens() const noexcept { return tokens_; }
-  /// Forgets all tokens.
-  void clear() noexcept { tokens_ = 0; }
-  /// Rows [tokens, heads * width], after those that are there; they must fit.
-  void append(matrix_view<const float> rows);
-  /// [tokens(), width].
-  [[nodiscard]] whisper_input head(index_t h) const noexcept {
-    return {values_.data() + h * capacity_ * width_, tokens_, width_, width_};
-  }
-  /// Bytes of what is there.
-  [[nodiscard]] std::uint64_t bytes() const noexcept {
-    return heads_ * tokens_ * width_ * sizeof(float);
-  }
+  [[nodiscard]] matrix attend(const matrix& queries, index_t heads, const runtime& rt) const;
+  [[nodiscard]] std::uint64_t bytes() const noexcept;
 
  private:
-  index_t heads_ = 0, capacity_ = 0, width_ = 0, tokens_ = 0;
-  lowbit::aligned_buffer<float> values_;
+  unsigned bits_ = 0;
+  head_cache keys_, values_;
+  code_cache codes_;
 };
 
 /// What the decoder remembers of one window.
 struct decoder_state {
   struct layer {
-    head_cache keys, values;              ///< of the tokens
-    head_cache audio_keys, audio_values;  ///< of the window, made once
+    head_cache keys, values;  ///< of the tokens
+    window_cache audio;       ///< of the window, made once
   };
   std::vector<layer> layers;
   index_t tokens = 0;
@@ -116,6 +111,9 @@ class model {
 
   /// Every linear layer in the order of the network, the embedding as "decoder.token_embedding".
   void for_each_linear(const std::function<void(std::string_view, const linear&)>& f) const;
+  /// Swaps the weights of a layer, which for_each_linear() names, with others of the same shape;
+  /// not while somebody uses the model. Refuses an unknown layer (value) and other shapes (shape).
+  void exchange_weights(std::string_view layer, std::unique_ptr<linear>& weights);
   /// Weights that the product of one token reads.
   [[nodiscard]] std::uint64_t decoder_bytes() const;
 
@@ -129,6 +127,8 @@ class model {
   matrix text_positions_;
   std::vector<transformer_block> decoder_;
   layer_norm text_norm_;
+  bool encoder_in_codes_ = false;  ///< its attention is attend_in_codes()
+  unsigned cache_bits_ = 0;        ///< of a window_cache
 };
 
 }  // namespace whisper

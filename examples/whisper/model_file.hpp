@@ -27,12 +27,15 @@ struct model_sizes {
   index_t text_heads = 0;
   index_t text_layers = 0;
   index_t mels = 0;
+
+  friend bool operator==(const model_sizes&, const model_sizes&) = default;
 };
 
 /// How weights are kept in memory.
 struct load_options {
   dense_storage dense = dense_storage::f16;
   activation_mode activations = activation_mode::int8;  ///< of quantized weights
+  cache_storage cache = cache_storage::automatic;
 };
 
 /// Maps the file for as long as it lives; what it returns does not refer to it.

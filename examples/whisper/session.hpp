@@ -16,7 +16,7 @@ struct session_options {
   load_options load;
 };
 
-/// --threads, --float-weights and --activations.
+/// --threads, --float-weights, --activations and --cache.
 void add_session_options(CLI::App& command, session_options& options);
 
 /// A runtime on so many threads, which stops (lowbit::cancelled_error) after Ctrl-C or SIGTERM.

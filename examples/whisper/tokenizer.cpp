@@ -125,6 +125,19 @@ constexpr std::string_view replacement = "\xEF\xBF\xBD";  // U+FFFD
 
 }  // namespace
 
+std::string one_line(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const bool is_blank = blanks.find(c) != std::string_view::npos;
+    if (!is_blank) {
+      out += c;
+    } else if (!out.ends_with(' ')) {
+      out += ' ';
+    }
+  }
+  return out;
+}
+
 tokenizer::tokenizer(std::vector<std::string> tokens)
     : tokens_(std::move(tokens)), special_(tokens_.size()) {
   LOWBIT_CHECK(!tokens_.empty(), value, "the vocabulary is empty");

@@ -37,6 +37,11 @@ struct special_tokens {
 };
 
 /// Immutable: const members may be called from several threads at once.
+inline constexpr std::string_view blanks = " \t\n\v\f\r";
+
+/// Every run of white space becomes one blank: the model has never read a line break.
+[[nodiscard]] std::string one_line(std::string_view text);
+
 class tokenizer {
  public:
   /// The bytes of every token, by id; the last one is <|endoftext|>, which no text becomes. Of

@@ -3,6 +3,7 @@
 #include "lowbit/calibration/second_moments.hpp"
 
 #include <bit>
+#include <map>
 
 #include "catch.hpp"
 #include "lowbit/testing/matrices.hpp"
@@ -29,7 +30,7 @@ bool same(const second_moments& a, const second_moments& b) {
   const auto x = a.matrix();
   const auto y = b.matrix();
   return a.channels() == b.channels() && a.rows == b.rows && a.shrinkage == b.shrinkage &&
-         a.mean_magnitude == b.mean_magnitude &&
+         a.mean_magnitude == b.mean_magnitude && a.mean == b.mean &&
          std::equal(x.data(), x.data() + x.shape().size(), y.data());
 }
 
@@ -60,6 +61,7 @@ TEST_CASE("second moments are E[x x^T], in double") {
       INFO("[" << shape.rows << ", " << shape.cols << "]" << (weighted ? ", weighted" : ""));
       REQUIRE(m.channels() == shape.cols);
       REQUIRE(m.mean_magnitude.size() == shape.cols);
+      REQUIRE(m.mean.size() == shape.cols);
       CHECK(m.rows == shape.rows);
       double total = 0.0;
       for (index_t t = 0; t < shape.rows; ++t) {
@@ -68,16 +70,19 @@ TEST_CASE("second moments are E[x x^T], in double") {
       std::string wrong;
       for (index_t i = 0; i < shape.cols; ++i) {
         double magnitude = 0.0;
+        double signed_sum = 0.0;
         for (index_t j = 0; j < shape.cols; ++j) {
           double sum = 0.0;
           double bound = 0.0;
           magnitude = 0.0;
+          signed_sum = 0.0;
           for (index_t t = 0; t < shape.rows; ++t) {
             const double weight = weighted ? static_cast<double>(weights[t]) : 1.0;
             const auto a = static_cast<double>(x.view()(t, i));
             sum += weight * a * static_cast<double>(x.view()(t, j));
             bound += std::fabs(weight * a * static_cast<double>(x.view()(t, j)));
             magnitude += weight * std::fabs(a);
+            signed_sum += weight * a;
           }
           // T additions and, in each sum, a product or two, a total and a division: each rounded.
           bound *= 0x1p-52 * static_cast<double>(shape.rows + 4) / total;
@@ -91,6 +96,10 @@ TEST_CASE("second moments are E[x x^T], in double") {
         if (std::fabs(m.mean_magnitude[i] - mean) >
             0x1p-52 * static_cast<double>(shape.rows + 4) * mean) {
           wrong = lowbit::detail::message("mean magnitude ", i);
+        }
+        if (std::fabs(m.mean[i] - signed_sum / total) >
+            0x1p-52 * static_cast<double>(shape.rows + 4) * mean) {
+          wrong = lowbit::detail::message("mean ", i);
         }
         if (m.importance()[i] != static_cast<float>(m.matrix()(i, i))) {
           wrong = lowbit::detail::message("importance ", i);
@@ -123,6 +132,52 @@ TEST_CASE("second moments do not depend on how rows are cut into calls") {
       CHECK(same(sums.finish(), expected));  // finish() changes nothing
     }
   }
+}
+
+/// Copies of an accumulator's state by name, and back.
+template <class Accumulator>
+Accumulator through_saved_state(const Accumulator& from) {
+  std::map<std::string, std::vector<std::byte>> saved;
+  from.save_state([&](std::string_view name, auto values) {
+    const auto bytes = std::as_bytes(values);
+    CHECK(saved.emplace(name, std::vector(bytes.begin(), bytes.end())).second);
+  });
+  Accumulator to(from.channels());
+  to.restore_state([&](std::string_view name, auto values) {
+    const auto& bytes = saved.at(std::string(name));
+    REQUIRE(bytes.size() == values.size_bytes());
+    std::copy(bytes.begin(), bytes.end(), std::as_writable_bytes(values).begin());
+  });
+  return to;
+}
+
+TEST_CASE("second moments go on from a saved state as if nothing had happened") {
+  const auto x = inputs({90, 150}, 70);
+  const auto y = inputs({90, 150}, 71);
+  const auto weights = random_weights(90, 72);
+  const second_moments expected = moments_of(x.view(), weights);
+  observers::cross_accumulator whole(150);
+  whole.add(x.view(), y.view(), best, weights);
+  for (const index_t cut : {0U, 5U, 16U, 47U, 90U}) {  // within a block of 16 rows, and between two
+    INFO("cut after " << cut << " rows");
+    moment_accumulator sums(150);
+    observers::cross_accumulator cross(150);
+    for (const row_range rows : {row_range{0, cut}, row_range{cut, 90}}) {
+      const auto of_rows = std::span(weights).subspan(rows.begin, rows.size());
+      sums = through_saved_state(sums);
+      sums.add(x.view().middle_rows(rows), best, of_rows);
+      cross = through_saved_state(cross);
+      cross.add(x.view().middle_rows(rows), y.view().middle_rows(rows), best, of_rows);
+    }
+    CHECK(same(sums.finish(), expected));
+    CHECK(std::ranges::equal(cross.finish(), whole.finish()));
+  }
+  // What would write past the block of rows is refused.
+  moment_accumulator broken(3);
+  CHECK_THROWS_AS(broken.restore_state([](std::string_view name, auto values) {
+    if (name == "filled") values[0] = {16};
+  }),
+                  value_error);
 }
 
 TEST_CASE("second moments are the same on every tier and at any number of workers") {
@@ -343,6 +398,20 @@ TEST_CASE("cross moments are E[x y^T], however rows arrive") {
   kernels::context ctx = best;
   ctx.threads = &threads;
   CHECK(of_chunks(30, ctx) == expected);
+}
+
+TEST_CASE("cross moments take weights") {
+  const auto x = inputs({3, 2}, 62);
+  const auto y = inputs({3, 2}, 63);
+  observers::cross_accumulator weighted(2);
+  weighted.add(x.view(), y.view(), best, std::vector<float>{1.0F, 0.0F, 2.0F});
+  observers::cross_accumulator repeated(2);
+  for (const index_t t : {0U, 2U, 2U}) {
+    repeated.add(x.view().middle_rows({t, t + 1}), y.view().middle_rows({t, t + 1}), best);
+  }
+  const auto a = weighted.finish();
+  const auto b = repeated.finish();
+  for (index_t i = 0; i < 4; ++i) CHECK(std::fabs(a[i] - b[i]) < 1e-14);  // values of about 1
 }
 
 TEST_CASE("cross moments refuse what does not fit") {

@@ -160,15 +160,13 @@ outcome run_recipe(const Q& q, const char* name) {
   const auto moments = inputs.finish();
   collector all;
   all.add(std::as_bytes(std::span(&moments.shrinkage, 1)));
-  ptq::quantize_by_recipe({.feedback = ptq::feedback_method::gptq,
-                           .refine = 2,
-                           .rotate = ptq::rotation::input,
-                           .scale = ptq::column_scales::awq},
-                          q, view(w), {.moments = &moments}, ctx,
-                          [&](const auto& tensor, const ptq::outcome& outcome) {
-                            tensor.for_each_buffer(all);
-                            all.add(std::as_bytes(std::span(outcome.objectives)));
-                          });
+  const ptq::recipe_result made = ptq::quantize_by_recipe({.feedback = ptq::feedback_method::gptq,
+                                                           .refine = 2,
+                                                           .rotate = ptq::rotation::input,
+                                                           .scale = ptq::column_scales::awq},
+                                                          q, view(w), {.moments = &moments}, ctx);
+  made.tensor.for_each_buffer(all);
+  all.add(std::as_bytes(std::span(made.outcome.objectives)));
   return {name, std::move(all.bytes)};
 }
 

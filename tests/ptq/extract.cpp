@@ -32,13 +32,9 @@ struct layer {
 /// Relative error of the outputs on held-out inputs.
 template <class Q>
 double heldout_error(const layer& l, const Q& q, const ptq::recipe& how) {
-  double error = -1.0;
-  ptq::quantize_by_recipe(
-      how, q, l.weight.view(), {.moments = &l.moments}, best,
-      [&](const auto& tensor, const ptq::outcome&) {
-        error = ops::output_error(l.heldout.view(), l.weight.view(), tensor).relative_mse();
-      });
-  return error;
+  const ptq::recipe_result made =
+      ptq::quantize_by_recipe(how, q, l.weight.view(), {.moments = &l.moments}, best);
+  return ops::output_error(l.heldout.view(), l.weight.view(), made.tensor).relative_mse();
 }
 
 }  // namespace

@@ -41,17 +41,9 @@ struct result {
 };
 result quantized(const recipe& how, matrix_view<const float> w, const ptq::knowledge& known,
                  const kernels::context& ctx = best) {
-  result out;
-  ptq::quantize_by_recipe(
-      how, three_bits(), w, known, ctx, [&](const tensor_ref& t, const ptq::outcome&) {
-        out = {std::string(t.format_name()),
-               testing::copy_buffers(t),
-               t.storage_bits(),
-               {"values", t.shape(), std::vector<float>(t.shape().size())}};
-        t.dequantize({0, t.shape().rows},
-                     {out.values.values.data(), t.shape().rows, t.shape().cols});
-      });
-  return out;
+  const any_tensor t = ptq::quantize_by_recipe(how, three_bits(), w, known, ctx).tensor;
+  return {tensor_ref(t).format_name(), testing::copy_buffers(t), t.storage_bits(),
+          test::dequantized(t)};
 }
 
 double squared_error(const test::test_matrix& w, const result& r) {

@@ -95,18 +95,9 @@ template <class Q>
 stored quantized(const recipe& how, const Q& q, matrix_view<const float> w,
                  const ptq::knowledge& known, const kernels::context& ctx = best,
                  ptq::listener* progress = nullptr) {
-  stored out;
-  index_t calls = 0;
-  ptq::quantize_by_recipe(
-      how, q, w, known, ctx,
-      [&](tensor_ref tensor, const ptq::outcome& outcome) {
-        ++calls;
-        out = {std::string(tensor.format_name()), testing::copy_buffers(tensor),
-               test::dequantized(tensor), outcome};
-      },
-      progress);
-  CHECK(calls == 1);
-  return out;
+  const auto [tensor, outcome] = ptq::quantize_by_recipe(how, q, w, known, ctx, progress);
+  return {tensor_ref(tensor).format_name(), testing::copy_buffers(tensor),
+          test::dequantized(tensor), outcome};
 }
 std::string difference(const stored& a, const stored& b) {
   if (a.format != b.format) return a.format + " and " + b.format;
@@ -136,75 +127,113 @@ double root_bound(const recipe& how, const layer& l, matrix_view<const double> h
   return roundings * 0x1p-24 * ratio * std::sqrt(energy) * std::sqrt(trace);
 }
 
-/// Runs all recipes with one quantizer, stores every tensor in one file and reads them back. (That
-/// nests of decorators keep the concept's promises is tested in tests/decorators.)
+/// Runs all recipes with one quantizer, and rebuilds every tensor from what it stores. (That nests
+/// of decorators keep the concept's promises is tested in tests/decorators.)
 template <class Q>
 void check_all_recipes(const Q& q, std::uint64_t seed) {
   INFO("seed " << seed);
   const layer l = make_layer(5, seed);
-  const lowbit_test::temporary_folder folder;
-  io::checkpoint_writer writer(folder / "all");
-  std::vector<std::function<void(const io::checkpoint_reader&)>> read_back;
   std::map<std::string, index_t> seen;
   for (recipe how : all_recipes()) {
     INFO(text_of(how));
     // Damping adds to H a multiple of 1, which only scaling does not leave what it is.
     if (how.scale == column_scales::awq) how.damping = 0.0;
-    ptq::quantize_by_recipe(
-        how, q, l.w.view(), {.moments = &l.moments}, best,
-        [&]<class T>(const T& tensor, const ptq::outcome& outcome) {
-          // No recipe of these takes outliers: spare the compiler half of the types.
-          if constexpr (decorators::has_decorator<typename T::format, decorators::outlier_format>) {
-            FAIL("there are outliers");
-          } else {
-            const std::string format{std::string_view(T::format::name)};
-            CHECK(format ==
-                  expected_format(how, std::string(std::string_view(format_of<Q>::name))));
-            CHECK(tensor.shape() == l.w.shape);
-            CHECK(outcome.shrinkage == l.moments.shrinkage);
-            ++seen[format];
+    const auto [tensor, outcome] =
+        ptq::quantize_by_recipe(how, q, l.w.view(), {.moments = &l.moments}, best);
+    const std::string format = tensor_ref(tensor).format_name();
+    CHECK(format == expected_format(how, std::string(std::string_view(format_of<Q>::name))));
+    CHECK(tensor.shape() == l.w.shape);
+    CHECK(outcome.shrinkage == l.moments.shrinkage);
+    ++seen[format];
 
-            if (how.refine == 0) {
-              CHECK(outcome.objectives.empty());
-            } else {
-              observers::second_moments h = l.moments;
-              h.shrink(outcome.shrinkage);
-              ptq::damp(h.matrix(), how.damping);
-              REQUIRE(outcome.objectives.size() == how.refine + 1);
-              const double actual =
-                  test::objective_of(l.w.view(), test::dequantized(tensor).view(), h.matrix())
-                      .value;
-              CHECK(std::fabs(std::sqrt(outcome.objectives.back()) - std::sqrt(actual)) <=
-                    root_bound(how, l, h.matrix()));
-              for (index_t i = 1; i < outcome.objectives.size(); ++i) {
-                CHECK(outcome.objectives[i] <= outcome.objectives[i - 1] * (1.0 + 0x1p-40));
-              }
-            }
+    const auto values = test::dequantized(tensor);
+    if (how.refine == 0) {
+      CHECK(outcome.objectives.empty());
+    } else {
+      observers::second_moments h = l.moments;
+      h.shrink(outcome.shrinkage);
+      ptq::damp(h.matrix(), how.damping);
+      REQUIRE(outcome.objectives.size() == how.refine + 1);
+      const double actual = test::objective_of(l.w.view(), values.view(), h.matrix()).value;
+      CHECK(std::fabs(std::sqrt(outcome.objectives.back()) - std::sqrt(actual)) <=
+            root_bound(how, l, h.matrix()));
+      for (index_t i = 1; i < outcome.objectives.size(); ++i) {
+        CHECK(outcome.objectives[i] <= outcome.objectives[i - 1] * (1.0 + 0x1p-40));
+      }
+    }
 
-            const std::string name = lowbit::detail::message("layer", read_back.size());
-            writer.add(name, tensor);
-            read_back.push_back(
-                [name, expected = testing::copy_buffers(tensor),
-                 values = test::dequantized(tensor).values](const io::checkpoint_reader& reader) {
-                  const T loaded = reader.load<T>(name);
-                  CHECK(testing::first_difference(testing::copy_buffers(loaded), expected) == "");
-                  CHECK(test::dequantized(loaded).values == values);
-                });
-          }
-        });
+    testing::memory_source source(testing::copy_buffers(tensor));
+    const auto rebuilt = any_tensor::from_buffers(tensor.shape(), tensor.params(), source);
+    CHECK(testing::first_difference(testing::copy_buffers(rebuilt),
+                                    testing::copy_buffers(tensor)) == "");
+    CHECK(test::dequantized(rebuilt).values == values.values);
   }
-  CHECK(read_back.size() == 72);
   CHECK(seen.size() == 12);
-  writer.finish();
-  const auto reader = io::checkpoint_reader::open(folder / "all");
-  reader.verify();
-  for (const auto& check : read_back) check(reader);
 }
 
 }  // namespace
 
 TEST_CASE("every recipe keeps its word: uniform") { check_all_recipes(uniform_of(3), 11); }
 TEST_CASE("every recipe keeps its word: sbvr") { check_all_recipes(sbvr_of(2), 12); }
+
+TEST_CASE("a sink gets the same tensor with its own type, which a checkpoint gives back") {
+  const layer l = make_layer(5, 13);
+  const lowbit_test::temporary_folder folder;
+  io::checkpoint_writer writer(folder / "all");
+  std::vector<std::function<void(const io::checkpoint_reader&)>> read_back;
+  for (const auto order : {column_order::natural, column_order::energy}) {
+    for (const auto rotate : {rotation::none, rotation::both}) {
+      for (const auto scale : {column_scales::none, column_scales::awq}) {
+        const recipe how{
+            .feedback = feedback_method::gptq, .order = order, .rotate = rotate, .scale = scale};
+        const auto expected = quantized(how, uniform_of(3), l.w.view(), {.moments = &l.moments});
+        ptq::quantize_by_recipe(
+            how, uniform_of(3), l.w.view(), {.moments = &l.moments}, best,
+            [&]<class T>(const T& tensor, const ptq::outcome& outcome) {
+              // No recipe of these takes outliers, or turns one side only: spare the compiler.
+              using format = typename T::format;
+              constexpr bool in =
+                  decorators::has_decorator<format, decorators::hadamard_rotation::format>;
+              constexpr bool out =
+                  decorators::has_decorator<format, decorators::output_rotation::format>;
+              if constexpr (in != out ||
+                            decorators::has_decorator<format, decorators::outlier_format>) {
+                FAIL("a tensor of " << std::string(std::string_view(format::name)));
+              } else {
+                CHECK(expected.format == std::string_view(format::name));
+                CHECK(expected.outcome.objectives == outcome.objectives);
+                CHECK(difference(expected, tensor) == "");
+                const std::string name = lowbit::detail::message("layer", read_back.size());
+                writer.add(name, tensor);
+                read_back.push_back(
+                    [name, buffers = expected.buffers](const io::checkpoint_reader& reader) {
+                      CHECK(testing::first_difference(testing::copy_buffers(reader.load<T>(name)),
+                                                      buffers) == "");
+                    });
+              }
+            });
+      }
+    }
+  }
+  CHECK(read_back.size() == 8);
+  writer.finish();
+  const auto reader = io::checkpoint_reader::open(folder / "all");
+  for (const auto& check : read_back) check(reader);
+}
+
+TEST_CASE("groups of one column are not moved, only rounded in another order, and not scaled") {
+  const layer l = make_layer(5, 14);
+  const uniform_quantizer q{.params = {.bits = 2, .kind = symmetry::symmetric, .group_size = 1}};
+  recipe how{.feedback = feedback_method::gptq};
+  const auto moved = quantized(how, q, l.w.view(), {.moments = &l.moments});
+  CHECK(moved.format == "uniform");
+  how.order = column_order::energy_static;
+  CHECK(difference(moved, quantized(how, q, l.w.view(), {.moments = &l.moments})) == "");
+  how.scale = column_scales::awq;
+  CHECK(lowbit_test::message_of<value_error>([&] {
+          quantized(how, q, l.w.view(), {.moments = &l.moments});
+        }).find("numbers for each column") != std::string::npos);
+}
 
 TEST_CASE("the default recipe is the quantizer") {
   const layer l = make_layer(7, 3);
@@ -279,8 +308,7 @@ TEST_CASE("recipes that need moments are refused without") {
   for (const recipe& how : all_recipes()) {
     INFO(text_of(how));
     const auto run = [&] {
-      ptq::quantize_by_recipe(how, uniform_of(4), l.w.view(), {}, best,
-                              [](const auto&, const ptq::outcome&) {});
+      static_cast<void>(ptq::quantize_by_recipe(how, uniform_of(4), l.w.view(), {}, best));
     };
     if (how.needs_calibration()) {
       CHECK(lowbit_test::message_of<value_error>(run).find("calibration") != std::string::npos);
@@ -293,8 +321,8 @@ TEST_CASE("recipes that need moments are refused without") {
 TEST_CASE("recipes refuse what does not fit, and what the quantizer refuses") {
   const layer l = make_layer(3, 4);
   const auto run = [&](const recipe& how, matrix_view<const float> w, const ptq::knowledge& known) {
-    ptq::quantize_by_recipe(how, uniform_of(4), w, known, best,
-                            [](const auto&, const ptq::outcome&) { FAIL("there is a tensor"); });
+    static_cast<void>(ptq::quantize_by_recipe(how, uniform_of(4), w, known, best));
+    FAIL("there is a tensor");
   };
   const auto narrow = test::moments_of(test::correlated_inputs({50, columns - 1}, 3, 1).view());
   CHECK_THROWS_AS(run({.refine = 1}, l.w.view(), {.moments = &narrow}), shape_error);
@@ -439,12 +467,8 @@ TEST_CASE("a listener hears the stages in order, and one that throws ends the jo
   for (index_t stop = 1; stop <= all.calls; ++stop) {
     recorder some;
     some.stop_after = stop;
-    bool made = false;
-    CHECK_THROWS_AS(ptq::quantize_by_recipe(
-                        how, uniform_of(3), l.w.view(), {.moments = &l.moments}, best,
-                        [&](const auto&, const ptq::outcome&) { made = true; }, &some),
+    CHECK_THROWS_AS(quantized(how, uniform_of(3), l.w.view(), {.moments = &l.moments}, best, &some),
                     cancelled_error);
-    CHECK_FALSE(made);
     CHECK(some.calls == stop);
   }
 }

@@ -382,16 +382,10 @@ TEST_CASE("T6: a recipe makes replicas innermost, the last one under H on what t
     const replicating<uniform_quantizer> q{
         {.params = {.bits = 2, .kind = symmetry::asymmetric, .group_size = 32}},
         {.replicas = count}};
-    std::vector<result> results;
-    ptq::quantize_by_recipe(
-        how, q, w.view(), {.moments = &moments}, kernels::context::best(),
-        [&]<class T>(const T& t, const ptq::outcome& o) {
-          results.push_back(
-              {std::string(T::format::name), o.objectives.back(),
-               test::objective_of(w.view(), test::dequantized(t).view(), h.matrix()).value});
-        });
-    REQUIRE(results.size() == 1);
-    return results.front();
+    const auto [tensor, outcome] =
+        ptq::quantize_by_recipe(how, q, w.view(), {.moments = &moments}, kernels::context::best());
+    return result{tensor_ref(tensor).format_name(), outcome.objectives.back(),
+                  test::objective_of(w.view(), test::dequantized(tensor).view(), h.matrix()).value};
   };
 
   ptq::recipe how{

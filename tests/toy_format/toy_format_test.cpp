@@ -9,6 +9,8 @@
 #include "formats.hpp"
 #include "lowbit/decorators/rotated.hpp"
 #include "lowbit/io/checkpoint.hpp"
+#include "lowbit/ops/dequantize.hpp"
+#include "lowbit/ops/matmul.hpp"
 #include "lowbit/testing/quantizer.hpp"
 
 namespace {
@@ -34,8 +36,8 @@ std::string run_program(const scratch_folder& folder, std::vector<const char*> a
   std::fflush(stdout);
   const int saved = ::dup(STDOUT_FILENO);
   REQUIRE(std::freopen(captured.c_str(), "w", stdout) != nullptr);
-  const int code =
-      quantize_model::app<toy::formats>{}.run(static_cast<int>(arguments.size()), arguments.data());
+  const int code = quantize_model::run_app(quantize_model::list_formats<toy::formats>(),
+                                           static_cast<int>(arguments.size()), arguments.data());
   std::fflush(stdout);
   ::dup2(saved, STDOUT_FILENO);
   ::close(saved);
@@ -135,7 +137,7 @@ TEST_CASE("a new format gets products") {
   const std::vector<float> x(70, 1.0F);
   std::vector<float> y(40);
   std::vector<float> dense(w.size());
-  const auto context = lowbit::context::best();
+  const auto context = lowbit::kernels::context::best();
   lowbit::ops::matmul({x.data(), 1, 70}, tensor, {y.data(), 1, 40}, context);
   lowbit::ops::dequantize(tensor, {dense.data(), 40, 70}, context);
   for (std::size_t n = 0; n < y.size(); ++n) {

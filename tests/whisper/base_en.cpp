@@ -7,9 +7,11 @@
 #include <filesystem>
 #include <string>
 
+#include "audio.hpp"
 #include "catch.hpp"
 #include "mel.hpp"
 #include "tiny_model.hpp"
+#include "transcriber.hpp"
 
 namespace {
 
@@ -81,6 +83,25 @@ TEST_CASE("Whisper base.en has the numbers of the reference") {
   for (token id = 0; id < logits.cols(); ++id) {
     const bool is_top = id == 417 || id == 1424 || id == 13 || id == 50256 || id == 276;
     if (!is_top) CHECK(logits.view()(0, id) < 5.8980F);
+  }
+}
+
+TEST_CASE("silence has no text") {
+  REQUIRE(is_there);
+  const whisper::model_file file(model_path());
+  const whisper::tokenizer words(file.vocabulary());
+  const whisper::mel_spectrogram mel(file.mel_filters());
+  const whisper_test::runner run;
+  // As stored, and with codes where a quantized model has them.
+  for (const auto cache : {whisper::cache_storage::floats, whisper::cache_storage::int8}) {
+    const whisper::model net(file, {.cache = cache});
+    whisper::transcriber transcribe(net, words, mel, {.window_seconds = 10}, run.rt);
+    std::string text;
+    const std::vector<float> samples(11 * whisper::sample_rate, 0.0F);
+    transcribe(samples, [&](std::string_view part) { text += part; });
+    CHECK(text.empty());
+    CHECK(transcribe.totals().windows == 2);
+    CHECK(transcribe.totals().silent_windows == 2);
   }
 }
 

@@ -16,6 +16,7 @@ using lowbit_test::temporary_folder;
 using whisper::index_t;
 using whisper::matrix;
 using whisper::token;
+using whisper_test::loaded;
 using whisper_test::random_matrix;
 using whisper_test::runner;
 using whisper_test::tiny_model;
@@ -166,17 +167,70 @@ TEST_CASE("GELU and layer norms") {
   }
 }
 
-/// A tiny model in a file, loaded.
-struct loaded {
-  explicit loaded(const whisper::load_options& options = {}, const tiny_model& tiny = {}) {
-    const temporary_folder folder;
-    whisper_test::write_file(folder / "tiny.bin", tiny.bytes());
-    file.emplace(folder / "tiny.bin");
-    net.emplace(*file, options);
+TEST_CASE("softmax into codes") {
+  constexpr index_t lanes = whisper_softmax_lanes;
+  constexpr float scale = 0.25F;
+  for (const auto* const kernels : all_kernels()) {
+    for (const index_t keys : {1U, 4U, 63U, 64U}) {
+      CAPTURE(kernels->name, keys);
+      matrix scores = random_matrix(2 * keys, lanes, 13);  // two runs
+      for (float& s : scores.values()) s *= 20.0F;
+      for (index_t i = 0; i < 2 * keys; ++i) scores.view()(i, 5) = 1e4F * static_cast<float>(i);
+      std::vector<std::uint8_t> codes[2];
+      matrix largest(2, lanes);
+      matrix totals(2, lanes);
+      for (index_t run = 0; run < 2; ++run) {
+        codes[run].resize((keys + 3) / 4 * 4 * lanes);
+        kernels->soften({.scores = scores.view().row(run * keys).data(),
+                         .keys = keys,
+                         .scale = scale,
+                         .codes = codes[run].data(),
+                         .largest = largest.view().row(run).data(),
+                         .totals = totals.view().row(run).data()});
+      }
+      matrix shares = largest;
+      kernels->share_out(shares.values().data(), totals.values().data(), 2);
+      for (index_t lane = 0; lane < lanes; ++lane) {
+        double top = -1e300;
+        for (index_t i = 0; i < 2 * keys; ++i) {
+          top = std::max(top, static_cast<double>(scores.view()(i, lane)) * 0.25);
+        }
+        double sum = 0.0;
+        for (index_t i = 0; i < 2 * keys; ++i) {
+          sum += std::exp(static_cast<double>(scores.view()(i, lane)) * 0.25 - top);
+        }
+        double all = 0.0;
+        for (index_t run = 0; run < 2; ++run) {
+          double run_top = -1e300;
+          for (index_t i = 0; i < keys; ++i) {
+            run_top =
+                std::max(run_top, static_cast<double>(scores.view()(run * keys + i, lane)) * 0.25);
+          }
+          int total = 0;
+          for (index_t i = 0; i < keys; ++i) {
+            const int code = codes[run][(i / 4 * lanes + lane) * 4 + i % 4];
+            total += code;
+            const double exact =
+                255.0 *
+                std::exp(static_cast<double>(scores.view()(run * keys + i, lane)) * 0.25 - run_top);
+            // Rounding, 5e-5 of 255, and what scores of less than 100 lose as floats: 100 * 2^-24
+            // * 255. Where scores are larger, codes are 0 or 255.
+            CHECK(std::abs(code - exact) < 0.5 + 0.02);
+          }
+          CHECK(totals.view()(run, lane) == static_cast<float>(total));
+          all += static_cast<double>(shares.view()(run, lane)) * total;
+          // A share is exp(run_top - top) / (sum of codes); each code is off by less than 0.52, and
+          // so a sum of the n codes of both runs by .52 n of at least 255.
+          const double exact = std::exp(run_top - top) / (255.0 * sum);
+          CHECK(std::abs(static_cast<double>(shares.view()(run, lane)) - exact) <=
+                exact * (0.52 * 2.0 * static_cast<double>(keys) / (255.0 * sum) * 1.5 + 1e-3) +
+                    1e-30);
+        }
+        CHECK(std::abs(all - 1.0) < 1e-5);
+      }
+    }
   }
-  std::optional<whisper::model_file> file;
-  std::optional<whisper::model> net;
-};
+}
 
 TEST_CASE("text decoded token by token gives the logits of all tokens at once") {
   const loaded tiny;
@@ -240,6 +294,35 @@ TEST_CASE("half weights, threads and the encoder's context") {
   CHECK_THROWS_AS(f16.net->decode(state, too_many, 1, run.rt), lowbit::value_error);
   const token unknown = 2000;
   CHECK_THROWS_AS(f16.net->decode(state, {&unknown, 1}, 1, run.rt), lowbit::value_error);
+}
+
+TEST_CASE("keys and values of the audio as codes") {
+  const loaded floats;  // not quantized, hence floats
+  const loaded bytes({.cache = whisper::cache_storage::int8});
+  const loaded nibbles({.cache = whisper::cache_storage::int4});
+  const runner run;
+  const matrix mel = random_matrix(tiny_model::mels, 100, 14);
+  const matrix audio = floats.net->encode(mel.view(), run.rt);
+  const matrix other = bytes.net->encode(mel.view(), run.rt);
+  const double off = largest_difference(audio, other);
+  CHECK(off > 0.0);
+  CHECK(off < 0.1);  // of layer-normed values; one layer, whose attention is a percent off
+  const std::vector<token> tokens{15, 121, 3, 7, 1};
+  const auto logits_of = [&](const loaded& tiny, std::uint64_t& read) {
+    auto state = tiny.net->start(audio.view(), run.rt);
+    read = state.bytes();
+    matrix logits = tiny.net->decode(state, tokens, 2, run.rt);
+    const matrix once = logits;
+    state.restart();
+    CHECK(largest_difference(tiny.net->decode(state, tokens, 2, run.rt), once) == 0.0);
+    return logits;
+  };
+  std::uint64_t read[3];
+  const matrix exact = logits_of(floats, read[0]);
+  CHECK(read[0] == 2 * 2 * 50 * tiny_model::state * sizeof(float));
+  CHECK(largest_difference(logits_of(bytes, read[1]), exact) < 0.2);
+  CHECK(largest_difference(logits_of(nibbles, read[2]), exact) < 2.0);
+  CHECK(read[2] < read[1]);
 }
 
 TEST_CASE("an observer sees the inputs of every linear layer") {
@@ -344,6 +427,25 @@ TEST_CASE("files that are no Whisper models are refused with the reason") {
   m.tensors[1].values[20] = INFINITY;
   CHECK(error_of(m) ==
         "tensor 'encoder.conv1.weight', from row 0 on, holds +Inf at row 2, column 2");
+  m = {};
+  m.vocabulary[3].resize(100'000);
+  CHECK_FALSE(error_of(m).empty());
+  m = {};
+  m.tensors[0].shape = {0x7FFFFFFF, 0x7FFFFFFF};  // not that large
+  CHECK(error_of(m).starts_with("m.bin: "));
+  const auto error_with = [&](index_t at, std::uint32_t number) {
+    std::string bytes = tiny_model().bytes();
+    std::memcpy(bytes.data() + at, &number, sizeof number);
+    whisper_test::write_file(path, bytes);
+    return load_error(path);
+  };
+  CHECK(error_with(0, 0x67676d6d).starts_with("m.bin: "));
+  const index_t first_text = 4 * (1 + 11 + 2 + tiny_model::mels * 201 + 1);
+  for (const std::uint32_t number : {0xFFFFFFFFU, 0x7FFFFFFFU, 0U}) {
+    for (index_t at = 4; at < 48; at += 4) CHECK(error_with(at, number).starts_with("m.bin: "));
+    CHECK(error_with(first_text - 4, number).starts_with("m.bin: "));  // tokens
+    CHECK_FALSE(error_with(first_text, number).empty());               // bytes of the first one
+  }
   whisper_test::write_file(path, "");
   CHECK_FALSE(load_error(path).empty());
   CHECK_FALSE(load_error(folder / "none").empty());

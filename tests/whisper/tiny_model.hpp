@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -150,6 +151,18 @@ inline void write_file(const std::filesystem::path& path, std::string_view bytes
   std::ofstream out(path, std::ios::binary);
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
+
+/// A tiny model in a file, loaded.
+struct loaded {
+  explicit loaded(const whisper::load_options& options = {}, const tiny_model& tiny = {}) {
+    const lowbit_test::temporary_folder folder;
+    write_file(folder / "tiny.bin", tiny.bytes());
+    file.emplace(folder / "tiny.bin");
+    net.emplace(*file, options);
+  }
+  std::optional<whisper::model_file> file;
+  std::optional<whisper::model> net;
+};
 
 /// A runtime with all that this machine has, on one thread.
 struct runner {

@@ -48,6 +48,7 @@ class second_moments {
   index_t rows = 0;  ///< that were added with a weight above 0
   /// E |x_k|: what activation-aware scaling goes by.
   std::vector<double> mean_magnitude = {};
+  std::vector<double> mean = {};  ///< E x_k
 
   /// Multiplies every off-diagonal entry by 1 - amount (0..1), once.
   void shrink(double amount) {
@@ -81,6 +82,7 @@ class moment_accumulator {
       : channels_(channels),
         sum_(checked_mul(channels, channels, "second moments")),
         magnitudes_(channels),
+        totals_(channels),
         probes_(std::min(channels, max_probes)),
         block_(block_rows * probes_),
         block_weights_(block_rows),
@@ -113,7 +115,9 @@ class moment_accumulator {
       const auto x = inputs.row(t);
       for (index_t k = 0; k < channels_; ++k) {
         // Exact: a product of two floats.
-        magnitudes_[k] += static_cast<double>(weight) * static_cast<double>(std::fabs(x[k]));
+        const double value = static_cast<double>(weight) * static_cast<double>(x[k]);
+        magnitudes_[k] += std::fabs(value);
+        totals_[k] += value;
       }
       add_to_block(x, weight, ctx);
     }
@@ -130,15 +134,52 @@ class moment_accumulator {
     }
     kernels::mirror_lower(h);
     m.mean_magnitude.resize(channels_);
-    for (index_t k = 0; k < channels_; ++k) m.mean_magnitude[k] = magnitudes_[k] / weight_;
+    m.mean.resize(channels_);
+    for (index_t k = 0; k < channels_; ++k) {
+      m.mean_magnitude[k] = magnitudes_[k] / weight_;
+      m.mean[k] = totals_[k] / weight_;
+    }
     m.rows = rows_;
     m.shrinkage = estimate_shrinkage();
     return m;
   }
 
+  /// Calls f(name, values) for all that add() changes, in a fixed order: spans of const double,
+  /// float or index_t, whose sizes depend on channels() only. To be stored and restored.
+  template <class F>
+  void save_state(F&& f) const {
+    visit_state(*this, f);
+  }
+  /// The same with spans that f fills with what save_state() of an accumulator of as many channels
+  /// gave: afterwards this one goes on as that one would. Refuses (value) what none can have said;
+  /// the accumulator is of no use then.
+  template <class F>
+  void restore_state(F&& f) {
+    visit_state(*this, f);
+    LOWBIT_CHECK(
+        filled_ < block_rows && blocks_ <= rows_ && std::isfinite(weight_) && weight_ >= 0.0, value,
+        "the saved state of an accumulator of ", channels_, " channels is none: ", rows_,
+        " rows in ", blocks_, " blocks and ", filled_);
+  }
+
  private:
   static constexpr index_t block_rows = 16;
   static constexpr index_t max_probes = 128;
+
+  template <class Self, class F>
+  static void visit_state(Self& self, F&& f) {
+    f("sum", std::span(self.sum_.data(), self.sum_.size()));
+    f("magnitudes", std::span(self.magnitudes_));
+    f("totals", std::span(self.totals_));
+    f("weight", std::span(&self.weight_, 1));
+    f("rows", std::span(&self.rows_, 1));
+    f("block", std::span(self.block_));
+    f("block_weights", std::span(self.block_weights_));
+    f("filled", std::span(&self.filled_, 1));
+    f("blocks", std::span(&self.blocks_, 1));
+    f("sum_of_blocks", std::span(self.sum_of_blocks_));
+    f("sum_of_squares", std::span(self.sum_of_squares_));
+  }
 
   [[nodiscard]] index_t probe(index_t i) const noexcept { return i * channels_ / probes_; }
 
@@ -186,6 +227,7 @@ class moment_accumulator {
   index_t channels_;
   aligned_buffer<double> sum_;  // the lower triangle
   std::vector<double> magnitudes_;
+  std::vector<double> totals_;
   double weight_ = 0.0;
   index_t rows_ = 0;
 
@@ -207,29 +249,53 @@ class cross_accumulator {
   explicit cross_accumulator(index_t channels)
       : channels_(channels), sum_(checked_mul(channels, channels, "cross moments")) {}
 
-  /// Adds pairs of rows: x and y are [T, K]. Refuses other shapes (shape), NaN and Inf (value).
-  void add(matrix_view<const float> x, matrix_view<const float> y, const kernels::context& ctx) {
+  [[nodiscard]] index_t channels() const noexcept { return channels_; }
+
+  /// Adds pairs of rows, each with its weight >= 0 (none: all 1): x and y are [T, K]. Refuses other
+  /// shapes (shape); NaN and Inf, and weights that are negative or not finite (value).
+  void add(matrix_view<const float> x, matrix_view<const float> y, const kernels::context& ctx,
+           std::span<const float> weights = {}) {
     LOWBIT_CHECK(x.cols() == channels_ && x.shape() == y.shape(), shape, "inputs are [", x.rows(),
                  ", ", x.cols(), "] and [", y.rows(), ", ", y.cols(), "], the accumulator has ",
                  channels_, " channels");
     check_finite(x, "the calibration inputs");
     check_finite(y, "the distorted calibration inputs");
-    kernels::add_cross({sum_.data(), channels_, channels_}, x, y, {}, ctx);
-    rows_ += x.rows();
+    kernels::add_cross({sum_.data(), channels_, channels_}, x, y, weights, ctx);
+    for (index_t t = 0; t < x.rows(); ++t) {
+      weight_ += weights.empty() ? 1.0 : static_cast<double>(weights[t]);
+    }
   }
 
-  /// [K, K], not symmetric. Refuses (value) if there were no rows.
+  /// [K, K], not symmetric. Refuses (value) if there were no rows with a weight above 0.
   [[nodiscard]] aligned_buffer<double> finish() const {
-    LOWBIT_CHECK(rows_ > 0, value, "no calibration rows");
+    LOWBIT_CHECK(weight_ > 0.0, value, "no calibration rows with a weight above 0");
     aligned_buffer<double> mean = sum_;
-    for (double& v : mean) v /= static_cast<double>(rows_);
+    for (double& v : mean) v /= weight_;
     return mean;
   }
 
+  /// As those of moment_accumulator.
+  template <class F>
+  void save_state(F&& f) const {
+    visit_state(*this, f);
+  }
+  template <class F>
+  void restore_state(F&& f) {
+    visit_state(*this, f);
+    LOWBIT_CHECK(std::isfinite(weight_) && weight_ >= 0.0, value,
+                 "the saved state of cross moments of ", channels_, " channels is none");
+  }
+
  private:
+  template <class Self, class F>
+  static void visit_state(Self& self, F&& f) {
+    f("sum", std::span(self.sum_.data(), self.sum_.size()));
+    f("weight", std::span(&self.weight_, 1));
+  }
+
   index_t channels_;
   aligned_buffer<double> sum_;
-  index_t rows_ = 0;
+  double weight_ = 0.0;
 };
 
 /// Which rows of a calibration set to fit to and which to judge by.

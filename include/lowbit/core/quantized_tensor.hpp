@@ -11,6 +11,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <span>
+#include <string>
 #include <string_view>
 #include <type_traits>
 
@@ -126,6 +127,31 @@ concept format_tag = requires(typename F::params& params, params_visitor& visito
   requires std::equality_comparable<typename F::params>;
   { F::describe(params, visitor) } -> std::same_as<void>;
 };
+
+/// A format whose name and version depend on its params, because it stands for any
+/// (any_tensor.hpp), or decorates one that does: name_of(params) and version_of(params) are what
+/// files store, and `name` and `version` are a placeholder.
+template <class F>
+concept open_format = format_tag<F> && requires(const typename F::params& params) {
+  { F::name_of(params) } -> std::same_as<std::string>;
+  { F::version_of(params) } -> std::same_as<std::uint32_t>;
+};
+
+/// The name and the version of a format with these params, as files store them.
+template <format_tag F>
+[[nodiscard]] std::string format_name([[maybe_unused]] const typename F::params& params) {
+  if constexpr (open_format<F>)
+    return F::name_of(params);
+  else
+    return std::string(std::string_view(F::name));
+}
+template <format_tag F>
+[[nodiscard]] std::uint32_t format_version([[maybe_unused]] const typename F::params& params) {
+  if constexpr (open_format<F>)
+    return F::version_of(params);
+  else
+    return F::version;
+}
 
 /// What a tensor of this shape refuses to dequantize: a row range outside it, or an `out` that is
 /// not [rows.size(), K] (shape).

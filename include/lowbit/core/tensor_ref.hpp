@@ -28,8 +28,9 @@ class tensor_ref {
   tensor_ref(const T& tensor) noexcept  // NOLINT: implicit on purpose
       : object_(std::addressof(tensor)), functions_(&functions_of<T>) {}
 
-  [[nodiscard]] std::string_view format_name() const noexcept { return functions_->name; }
-  [[nodiscard]] std::uint32_t format_version() const noexcept { return functions_->version; }
+  /// As files store them.
+  [[nodiscard]] std::string format_name() const { return functions_->name(object_); }
+  [[nodiscard]] std::uint32_t format_version() const { return functions_->version(object_); }
   /// Visits the params; what the visitor writes is lost.
   void describe_params(params_visitor& visitor) const { functions_->describe(object_, visitor); }
 
@@ -47,8 +48,8 @@ class tensor_ref {
 
  private:
   struct functions {
-    std::string_view name;
-    std::uint32_t version;
+    std::string (*name)(const void*);
+    std::uint32_t (*version)(const void*);
     void (*describe)(const void*, params_visitor&);
     shape2 (*shape)(const void*);
     std::uint64_t (*storage_bits)(const void*);
@@ -64,8 +65,14 @@ class tensor_ref {
 
   template <class T>
   static constexpr functions functions_of{
-      .name = T::format::name,
-      .version = T::format::version,
+      .name =
+          [](const void* object) {
+            return lowbit::format_name<typename T::format>(as<T>(object).params());
+          },
+      .version =
+          [](const void* object) {
+            return lowbit::format_version<typename T::format>(as<T>(object).params());
+          },
       .describe =
           [](const void* object, params_visitor& visitor) {
             auto params = as<T>(object).params();

@@ -3,13 +3,15 @@
 //
 // Decorators nest, and a nest is stored flat: one list of params and one of buffers, outermost
 // first. So the fields and buffers of a decorator have names that no other part uses, and a tensor
-// has each decorator once.
+// has each decorator once. (Over an any_tensor, whose own decorators no type shows, that is up to
+// who nests them.)
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "lowbit/core/quantized_tensor.hpp"
@@ -66,6 +68,14 @@ struct nested_format {
   static void describe(params& p, params_visitor& v) {
     Own::describe(p.own, v);
     Base::describe(p.base, v);
+  }
+
+  // open_format, over a base that is one.
+  [[nodiscard]] static std::string name_of(const params& p) requires open_format<Base> {
+    return lowbit::detail::message(Own::name, ".", Base::name_of(p.base));
+  }
+  [[nodiscard]] static std::uint32_t version_of(const params& p) requires open_format<Base> {
+    return static_cast<std::uint32_t>(Own::version) + Base::version_of(p.base) - 1U;
   }
 };
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lowbit/calibration/second_moments.hpp"
+#include "lowbit/core/any_tensor.hpp"
 #include "lowbit/decorators/output_rotated.hpp"
 #include "lowbit/decorators/permuted.hpp"
 #include "lowbit/decorators/rotated.hpp"
@@ -23,9 +24,8 @@
 #include "lowbit/outlier/budget.hpp"
 #include "lowbit/outlier/fit.hpp"
 #include "lowbit/outlier/selection.hpp"
-#include "lowbit/ptq/error_feedback.hpp"
+#include "lowbit/ptq/any_quantizer.hpp"
 #include "lowbit/ptq/input_correction.hpp"
-#include "lowbit/ptq/refine.hpp"
 #include "lowbit/ptq/scale_search.hpp"
 
 namespace lowbit::inline LOWBIT_ABI_NAMESPACE {
@@ -34,7 +34,8 @@ namespace ptq {
 enum class feedback_method : std::uint8_t { none, gptq };
 enum class column_order : std::uint8_t {
   natural,        ///< as the columns stand
-  energy,         ///< by descending diag(H), groups along that order; stores the order
+  energy,         ///< by descending diag(H), groups along that order; stores the order (not for
+                  ///< groups of one column, which it would not change: there as energy_static)
   energy_static,  ///< rounded in that order, groups and columns stay where they are
 };
 enum class rotation : std::uint8_t { none, input, output, both };
@@ -145,32 +146,10 @@ struct outcome {
   std::vector<double> objectives = {};
 };
 
-/// A quantizer whose tensor is made of several (ptq/replicate.hpp): collect(w, known, encode) makes
-/// it of the tensors that encode(q, w') returns, with a groupwise quantizer q of their own each,
-/// and of such as q.quantize(w', known) returns.
-template <class Q>
-concept replicating_quantizer = quantizer<Q> &&
-    requires(const Q& q, matrix_view<const float> w, const calibration& known,
-             typename Q::tensor::part_type (*encode)(const typename Q::replica&,
-                                                     matrix_view<const float>)) {
-  requires groupwise_quantizer<typename Q::replica>;
-  { q.collect(w, known, encode) } -> std::same_as<typename Q::tensor>;
-};
-
-/// A quantizer whose levels belong to groups, which feedback, refinement and column scales need.
-template <class Q>
-concept quantizer_of_groups = groupwise_quantizer<Q> || replicating_quantizer<Q>;
-
-/// A quantizer that fits a matrix as a whole and takes long.
-///  * quantize(w, known, ctx, progress): as quantize(w, known), with ctx's threads; `progress` may
-///  be null.
-///  * wants_calibration(): whether it is not meant to run without knowledge of the inputs.
-template <class Q>
-concept matrix_quantizer = quantizer<Q> &&
-    requires(const Q& q, matrix_view<const float> w, const calibration& known,
-             const kernels::context& ctx, listener* progress) {
-  { q.quantize(w, known, ctx, progress) } -> std::same_as<typename Q::tensor>;
-  { q.wants_calibration() } -> std::same_as<bool>;
+/// What a recipe makes of a matrix.
+struct recipe_result {
+  any_tensor tensor;
+  ptq::outcome outcome;
 };
 
 namespace detail {
@@ -180,6 +159,9 @@ class float_matrix {
  public:
   explicit float_matrix(shape2 shape) : shape_(shape), values_(shape.size()) {}
   [[nodiscard]] matrix_view<float> view() noexcept {
+    return {values_.data(), shape_.rows, shape_.cols};
+  }
+  [[nodiscard]] matrix_view<const float> view() const noexcept {
     return {values_.data(), shape_.rows, shape_.cols};
   }
 
@@ -197,22 +179,21 @@ class float_matrix {
   return order;
 }
 
-/// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome.
-template <quantizer Q, class Sink>
+/// Applies a recipe to one matrix; `Sink` receives the tensor and the outcome. `Coder` is a coder,
+/// or any_quantizer; then every tensor on the way is an any_tensor.
+template <class Coder, class Sink>
 class recipe_run {
  public:
-  recipe_run(const recipe& how, const Q& q, const knowledge& known, const kernels::context& ctx,
-             listener* progress, Sink& sink)
-      : how_(how), q_(q), known_(known), ctx_(ctx), progress_(progress), sink_(sink) {}
+  recipe_run(const recipe& how, const Coder& coder, const knowledge& known,
+             const kernels::context& ctx, listener* progress, Sink& sink)
+      : how_(how), coder_(coder), known_(known), ctx_(ctx), progress_(progress), sink_(sink) {}
 
   void run(matrix_view<const float> weights) {
     check_params<recipe>(how_);
-    if constexpr (!quantizer_of_groups<Q>) {
-      LOWBIT_CHECK(how_.feedback == feedback_method::none && how_.refine == 0 &&
-                       how_.scale == column_scales::none,
-                   value, "format '", Q::tensor::format::name,
-                   "' is fitted as a whole: feedback, refine and scale do not apply to it");
-    }
+    LOWBIT_CHECK(coder_.has_groups() || (how_.feedback == feedback_method::none &&
+                                         how_.refine == 0 && how_.scale == column_scales::none),
+                 value, "format '", coder_.format(),
+                 "' is fitted as a whole: feedback, refine and scale do not apply to it");
     check_finite(weights, "the weight matrix");
     if (known_.moments == nullptr) {
       LOWBIT_CHECK(
@@ -247,8 +228,8 @@ class recipe_run {
     if (places_.empty()) return sink_(std::forward<T>(tensor), outcome_);
     const std::vector<float> values =
         outlier::fit_outliers(original_, tensor, places_, std::as_const(*this).damped(), ctx_);
-    sink_(decorators::with_outliers<std::remove_cvref_t<T>>(
-              layout::sparse_matrix(original_.shape(), places_, values), std::forward<T>(tensor)),
+    sink_(made(decorators::with_outliers<std::remove_cvref_t<T>>(
+              layout::sparse_matrix(original_.shape(), places_, values), std::forward<T>(tensor))),
           outcome_);
   }
 
@@ -300,7 +281,7 @@ class recipe_run {
                                                           const outlier::budget& budget) const {
     const outlier::weight_manifold manifold(w, outlier::manifold_params_for(w.rows()), ctx_);
     float_matrix trial(w.shape());
-    const auto tensor = q_.quantize(w, {.importance = known_.importance});
+    const auto tensor = coder_.quantize(w, {.importance = known_.importance});
     tensor.dequantize({0, w.rows()}, trial.view());
     const auto scores = outlier::distortion_scores(manifold, w, trial.view(), {}, ctx_);
     return outlier::choose({scores.data(), w.rows(), w.cols()}, budget);
@@ -308,9 +289,11 @@ class recipe_run {
 
   template <class Then>
   void scale(matrix_view<const float> w, Then&& then) {
-    if constexpr (quantizer_of_groups<Q>) {
+    if constexpr (Coder::may_have_groups) {
       if (moments_ && how_.scale != column_scales::none) {
-        decorators::column_scaling scales = search_scales(q_, w, *moments_, ctx_);
+        LOWBIT_CHECK(coder_.group_size(w.cols()) != 1, value, "format '", coder_.format(),
+                     "' has numbers for each column: scale does not apply to it");
+        decorators::column_scaling scales = search_scales(coder_, w, *moments_, ctx_);
         float_matrix b = transformed(scales, w);
         return rotate_outputs(matrix_view<const float>(b.view()), [&](auto&& t) {
           then(decorate(std::move(scales), std::forward<decltype(t)>(t)));
@@ -330,7 +313,8 @@ class recipe_run {
     float_matrix b(w.shape());
     decorators::transform_columns(turn, w, b.view());
     rotate_inputs(matrix_view<const float>(b.view()), [&]<class T>(T&& t) {
-      then(decorators::output_rotated<std::remove_cvref_t<T>>(std::move(turn), std::forward<T>(t)));
+      then(made(
+          decorators::output_rotated<std::remove_cvref_t<T>>(std::move(turn), std::forward<T>(t))));
     });
   }
 
@@ -347,69 +331,32 @@ class recipe_run {
   template <class Then>
   void order(matrix_view<const float> w, Then&& then) {
     if (moments_) damp(moments_->matrix(), how_.damping);
-    if constexpr (!quantizer_of_groups<Q>) {
-      fit_whole(w, then);
-    } else {
-      if (!moments_) return then(q_.quantize(w, {.importance = importance_}));
-      if (how_.feedback == feedback_method::none || how_.order == column_order::natural) {
-        return code(w, {}, then);
+    if constexpr (Coder::may_have_groups) {
+      if (how_.feedback != feedback_method::none && how_.order != column_order::natural) {
+        const std::vector<index_t> columns = by_energy(moments_->matrix());
+        if (how_.order == column_order::energy_static || coder_.group_size(w.cols()) <= 1) {
+          return then(coded(w, columns));
+        }
+        decorators::column_permutation permutation(columns);
+        const float_matrix b = transformed(permutation, w);
+        return then(decorate(std::move(permutation), coded(b.view(), {})));
       }
-      const std::vector<index_t> columns = by_energy(moments_->matrix());
-      if (how_.order == column_order::energy_static) return code(w, columns, then);
-      decorators::column_permutation permutation(columns);
-      float_matrix b = transformed(permutation, w);
-      code(matrix_view<const float>(b.view()), {},
-           [&](auto&& t) { then(decorate(std::move(permutation), std::forward<decltype(t)>(t))); });
     }
+    then(coded(w, {}));
   }
 
-  template <class Then>
-  void fit_whole(matrix_view<const float> w, Then&& then) {
-    calibration known{.importance = importance_};
-    if (moments_) {
-      importance_ = moments_->importance();
-      known = {.importance = importance_, .hessian = std::as_const(*moments_).matrix()};
-    }
-    if constexpr (matrix_quantizer<Q>) {
-      then(q_.quantize(w, known, ctx_, progress_));
-    } else {
-      then(q_.quantize(w, known));
-    }
-  }
-
-  template <class Then>
-  void code(matrix_view<const float> w, std::span<const index_t> columns, Then&& then) {
-    importance_ = moments_->importance();
-    if constexpr (replicating_quantizer<Q>) {
-      then(q_.collect(w, {.importance = importance_},
-                      [&](const typename Q::replica& q, matrix_view<const float> left) {
-                        return encoded(q, left, columns);
-                      }));
-    } else {
-      then(encoded(q_, w, columns));
-    }
-  }
-
-  template <groupwise_quantizer One>
-  [[nodiscard]] typename One::tensor encoded(const One& q, matrix_view<const float> w,
+  [[nodiscard]] typename Coder::tensor coded(matrix_view<const float> w,
                                              std::span<const index_t> columns) {
-    const matrix_view<const double> h = std::as_const(*moments_).matrix();
-    const bool feedback = how_.feedback == feedback_method::gptq;
-    if (!feedback && how_.refine == 0) return q.quantize(w, {.importance = importance_});
-    // Feedback moves weights away from where they were. How much room scales of 4 bits get for that
-    // matters little: with 1, 1.1 and 1.25 the extract's objectives differ by 1 %.
-    auto codec = q.prepare(w, {.importance = importance_}, feedback ? 1.1F : 1.0F);
-    coding<typename One::codec> state(codec, w);
-    if (feedback) {
-      apply_feedback(state, h, importance_, {.order = columns, .progress = progress_}, ctx_);
-    } else {
-      state.round_to_nearest(importance_, ctx_);
-    }
-    if (how_.refine > 0) {
-      outcome_.objectives =
-          ptq::refine(state, h, {.rounds = how_.refine, .progress = progress_}, ctx_);
-    }
-    return state.make_tensor();
+    if (moments_) importance_ = moments_->importance();
+    return coder_.code({.weights = w,
+                        .importance = importance_,
+                        .moments = moments_ ? &*moments_ : nullptr,
+                        .feedback = how_.feedback == feedback_method::gptq,
+                        .columns = columns,
+                        .refine = how_.refine,
+                        .ctx = ctx_,
+                        .progress = progress_},
+                       outcome_.objectives);
   }
 
   /// The weights as the transform leaves them; the moments follow.
@@ -421,13 +368,22 @@ class recipe_run {
     return b;
   }
   template <decorators::input_transform Transform, quantized_tensor T>
-  [[nodiscard]] static decorators::input_transformed<T, Transform> decorate(Transform transform,
-                                                                            T tensor) {
-    return {std::move(transform), std::move(tensor)};
+  [[nodiscard]] static auto decorate(Transform transform, T tensor) {
+    return made(
+        decorators::input_transformed<T, Transform>(std::move(transform), std::move(tensor)));
+  }
+  /// A tensor as the next step takes it.
+  template <quantized_tensor T>
+  [[nodiscard]] static auto made(T tensor) {
+    if constexpr (std::same_as<typename Coder::tensor, any_tensor>) {
+      return any_tensor(std::move(tensor));
+    } else {
+      return tensor;
+    }
   }
 
   const recipe& how_;
-  const Q& q_;
+  const Coder& coder_;
   const knowledge& known_;
   const kernels::context& ctx_;
   listener* progress_;
@@ -442,15 +398,39 @@ class recipe_run {
 
 }  // namespace detail
 
-/// Quantizes W [N, K] by a recipe and calls sink(tensor, outcome) once. The tensor's type depends
-/// on the recipe: Q::tensor, decorated by permuted, rotated and scaled as it asks. Deterministic:
-/// the same bytes on any CPU and at any number of workers. Memory: about 3 K^2 doubles beside the
-/// weights. Refuses recipes that need moments where there are none, and what the quantizer refuses.
+/// Quantizes W [N, K] by a recipe. Deterministic: the same bytes on any CPU and at any number of
+/// workers. Memory: about 3 K^2 doubles beside the weights. Refuses recipes that need moments where
+/// there are none, and what the quantizer refuses.
+[[nodiscard]] inline recipe_result quantize_by_recipe(const recipe& how, const any_quantizer& q,
+                                                      matrix_view<const float> weights,
+                                                      const knowledge& known,
+                                                      const kernels::context& ctx,
+                                                      listener* progress = nullptr) {
+  std::optional<recipe_result> result;
+  const auto keep = [&](any_tensor tensor, outcome of) {
+    result.emplace(recipe_result{std::move(tensor), std::move(of)});
+  };
+  detail::recipe_run<any_quantizer, decltype(keep)>(how, q, known, ctx, progress, keep)
+      .run(weights);
+  return *std::move(result);
+}
+template <quantizer Q>
+[[nodiscard]] recipe_result quantize_by_recipe(const recipe& how, const Q& q,
+                                               matrix_view<const float> weights,
+                                               const knowledge& known, const kernels::context& ctx,
+                                               listener* progress = nullptr) {
+  return quantize_by_recipe(how, erased<Q>(q), weights, known, ctx, progress);
+}
+
+/// The same for who multiplies by the tensor: calls sink(tensor, outcome) once, with a tensor whose
+/// type depends on the recipe: Q::tensor, decorated by permuted, rotated, scaled and others as it
+/// asks. Slow to compile: the sink is for every nest that a recipe could ask for.
 template <quantizer Q, class Sink>
-void quantize_by_recipe(const recipe& how, const Q& q, matrix_view<const float> weights,
-                        const knowledge& known, const kernels::context& ctx, Sink&& sink,
-                        listener* progress = nullptr) {
-  detail::recipe_run<Q, Sink>(how, q, known, ctx, progress, sink).run(weights);
+requires(!std::convertible_to<Sink, listener*>) void quantize_by_recipe(
+    const recipe& how, const Q& q, matrix_view<const float> weights, const knowledge& known,
+    const kernels::context& ctx, Sink&& sink, listener* progress = nullptr) {
+  const coder<Q> typed(q);
+  detail::recipe_run<coder<Q>, Sink>(how, typed, known, ctx, progress, sink).run(weights);
 }
 
 }  // namespace ptq

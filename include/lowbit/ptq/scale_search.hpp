@@ -77,8 +77,10 @@ inline constexpr unsigned scale_steps = 16;
 
 /// The scales of columns with which `q` quantizes W [N, K] with the least output error on inputs
 /// with these moments, judged on at most 256 evenly spaced rows. alpha = 0 (no scaling) is among
-/// the candidates. Refuses moments of another width (shape), and what q.quantize() refuses.
-template <quantizer Q>
+/// the candidates. `q` is a quantizer, or does no more of it than quantize(). Refuses moments of
+/// another width (shape), and what q.quantize() refuses.
+template <class Q>
+requires quantized_tensor<typename Q::tensor>
 [[nodiscard]] decorators::column_scaling search_scales(const Q& q, matrix_view<const float> weights,
                                                        const observers::second_moments& moments,
                                                        const kernels::context& ctx) {

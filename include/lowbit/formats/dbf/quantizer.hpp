@@ -107,7 +107,6 @@ struct dbf_quantizer {
   [[nodiscard]] dbf_outcome outcome_of(matrix_view<const float> weights, const calibration& known,
                                        const kernels::context& ctx, listener* progress) const {
     check_params<dbf_quantizer>(*this);
-    check_finite(weights, "the weight matrix");
     check_importance(known.importance, weights.cols());
     check_importance(known.output_importance, weights.rows(), "row");
     dbf::params chosen = params;

@@ -1,29 +1,17 @@
-// format_options.hpp: turns the fields that a quantizer describes into command-line options and
-// back.
+// fields.hpp: the fields that something describes (core/params.hpp), as texts and from texts.
 //
 // Nothing here names a format or a field: a new format brings its own options along.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "lowbit/core/quantizer.hpp"
-#include "lowbit/ptq/recipe.hpp"
-#include "lowbit/ptq/replicate.hpp"
-
-namespace quantize_model {
-/// Whether matrices are stored several times, and how.
-enum class replicate_mode : std::uint8_t { none, residual, dither, shifted };
-}  // namespace quantize_model
-
-template <>
-inline constexpr std::string_view lowbit::enum_names<quantize_model::replicate_mode>[] = {
-    "none", "residual", "dither", "shifted"};
+#include "lowbit/core/params.hpp"
 
 namespace quantize_model {
 
@@ -137,95 +125,12 @@ class field_setter final : public lowbit::params_visitor {
   std::vector<std::string> seen_;
 };
 
-/// What is done around a quantizer: one flat list of fields.
-struct treatment {
-  lowbit::ptq::recipe recipe = {};
-  replicate_mode replicate = replicate_mode::none;
-  unsigned replicate_extra = 1;      ///< beside the first
-  std::uint32_t replicate_seed = 0;  ///< of dither
-
-  static void describe(treatment& t, lowbit::params_visitor& v) {
-    lowbit::ptq::recipe::describe(t.recipe, v);
-    v({"replicate",
-       "store each matrix several times: what the ones before have left (residual:1 is one more), "
-       "or the mean of shifted grids"},
-      t.replicate);
-    v({"replicate_extra", "matrices beside the first"}, t.replicate_extra, 1U, 15U);
-    v({"replicate_seed", "of dither"}, t.replicate_seed, std::uint32_t{0},
-      std::numeric_limits<std::uint32_t>::max());
-  }
-
-  /// Read where there are replicas.
-  [[nodiscard]] lowbit::ptq::replicate_options replicas() const {
-    using lowbit::ptq::replication;
-    return {.mode = replicate == replicate_mode::dither    ? replication::dither
-                    : replicate == replicate_mode::shifted ? replication::shifted
-                                                           : replication::residual,
-            .replicas = replicate_extra + 1,
-            .seed = replicate_seed};
-  }
-};
-
-/// A quantizer and what is done around it.
-template <lowbit::quantizer Q>
-struct configuration {
-  Q quantizer = {};
-  treatment around = {};
-
-  static void describe(configuration& c, lowbit::params_visitor& v) {
-    Q::describe(c.quantizer, v);
-    treatment::describe(c.around, v);
-  }
-};
-
-/// A configuration with the given fields set. Refuses unknown fields and values (value).
-template <lowbit::quantizer Q>
-[[nodiscard]] configuration<Q> make_configuration(const field_texts& texts) {
-  configuration<Q> c;
-  field_setter setter(texts);
-  configuration<Q>::describe(c, setter);
-  setter.check_all_used(lowbit::format_of<Q>::name);
-  return c;
-}
-
 /// The fields of anything that describes itself, with their values.
 template <class Described>
 [[nodiscard]] std::vector<field_text> list_fields(Described d) {
   field_lister lister;
   Described::describe(d, lister);
   return lister.fields();
-}
-
-/// "uniform: bits=4, group_size=64, ...": for titles, reports and provenance. All fields of the
-/// quantizer, and those of the treatment that are not as they are by default.
-template <lowbit::quantizer Q>
-[[nodiscard]] std::string describe_configuration(const configuration<Q>& c) {
-  std::string text(lowbit::format_of<Q>::name);
-  std::string_view separator = ": ";
-  const auto append = [&](const field_text& f) {
-    text.append(separator).append(f.name).append("=").append(f.value);
-    separator = ", ";
-  };
-  for (const field_text& f : list_fields(c.quantizer)) append(f);
-  const auto defaults = list_fields(treatment{});
-  const auto fields = list_fields(c.around);
-  for (std::size_t i = 0; i < fields.size(); ++i) {
-    if (fields[i].value != defaults[i].value) append(fields[i]);
-  }
-  return text;
-}
-
-/// Adds one option per field ("--group-size" for group_size) that writes its text to `texts`.
-template <class Described>
-void add_field_options(CLI::App& app, const std::string& group, field_texts& texts) {
-  for (const field_text& f : list_fields(Described{})) {
-    std::string option = "--" + f.name;
-    std::replace(option.begin(), option.end(), '_', '-');
-    app.add_option_function<std::string>(
-           option, [&texts, name = f.name](const std::string& text) { texts[name] = text; },
-           f.help + " (" + f.values + ", default " + f.value + ")")
-        ->group(group);
-  }
 }
 
 }  // namespace quantize_model
