@@ -33,12 +33,13 @@ scripts/fetch_data has fetched all:
   model=$(scripts/fetch_data whisper); scripts/fetch_data moby-dick; scripts/fetch_data asterisk
   whisper evaluate small.safetensors smaller.safetensors --against "$model" --threads 2
 
-text    Both read the text after the prompt of a transcript, over silence, in windows. NLL is the mean
-        of -log p of the next token in nats, ppl (perplexity) its exp; KL is KL(f16 || model) over
-        the whole vocabulary; top-1 how often both have the same likeliest token.
-speech  Both read what the f16 model makes of a clip greedily. WER is the share of wrong words in the
-        model's own greedy transcripts. Words are compared in lower case, without punctuation and
-        apostrophes, with numbers spelled out. Of the clips, sorted by name, every other one counts.
+text    Both read the text after the prompt of a transcript, over silence, in windows. NLL is the
+        mean of -log p of the next token in nats, ppl (perplexity) its exp; KL is KL(f16 || model)
+        over the whole vocabulary; top-1 how often both have the same likeliest token.
+speech  Both read what the f16 model makes of a clip greedily. WER is the share of wrong words in
+        the model's own greedy transcripts. Words are compared in lower case, without punctuation
+        and apostrophes, with numbers spelled out and spelled letters joined. Of the clips, sorted
+        by name, every other one counts.
 
 +- is one standard error; differences to f16 are paired; windows and clips are the clusters.
 What the f16 model makes of clips is kept in the cache folder. Results are the same at any number of

@@ -74,6 +74,22 @@ bool is_typographical(std::string_view text) {
   return text.size() >= 3 && text.starts_with("\xE2\x80");
 }
 
+/// Makes one word of letters that follow each other.
+words join_letters(words all) {
+  words out;
+  bool is_after_letter = false;
+  for (std::string& word : all) {
+    const bool is_one_letter = word.size() == 1;
+    if (is_one_letter && is_after_letter) {
+      out.back() += word;
+    } else {
+      out.push_back(std::move(word));
+    }
+    is_after_letter = is_one_letter;
+  }
+  return out;
+}
+
 }  // namespace
 
 std::vector<std::string> normalized_words(std::string_view text) {
@@ -107,7 +123,7 @@ std::vector<std::string> normalized_words(std::string_view text) {
     }
   }
   end_word();
-  return out;
+  return join_letters(std::move(out));
 }
 
 word_errors count_word_errors(std::span<const std::string> reference,

@@ -18,7 +18,8 @@ using lowbit::index_t;
 ///   every other sign, blanks and typographical signs (U+2000 to U+203F) end a word;
 /// * digits and letters are words of their own ("3rd" is "three", "rd"); a number of at most 9
 ///   digits is spelled out as it is read ("1,204" is "one thousand two hundred four"), a longer one
-///   or one that begins with 0 digit by digit.
+///   or one that begins with 0 digit by digit;
+/// * letters one by one are one word ("N B S" is "nbs").
 [[nodiscard]] std::vector<std::string> normalized_words(std::string_view text);
 
 struct word_errors {

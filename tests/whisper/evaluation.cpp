@@ -159,6 +159,8 @@ TEST_CASE("words are compared without case, signs and spelling of numbers") {
   CHECK(normalized_words("12000001") == words{"twelve", "million", "one"});
   CHECK(normalized_words("0 007") == words{"zero", "zero", "zero", "seven"});
   CHECK(normalized_words("1000000000").size() == 10);
+  CHECK(normalized_words("N B S, a word") == words{"nbsa", "word"});
+  CHECK(normalized_words("a N.B.S. 1 I") == words{"anbs", "one", "i"});
   CHECK(normalized_words("3rd caf\u00E9") == words{"three", "rd", "caf\u00E9"});
 }
 
