@@ -169,14 +169,6 @@ void decoder_state::restart() noexcept {
   tokens = 0;
 }
 
-void decoder_state::restart() noexcept {
-  for (layer& l : layers) {
-    l.keys.clear();
-    l.values.clear();
-  }
-  tokens = 0;
-}
-
 std::uint64_t decoder_state::bytes() const noexcept {
   std::uint64_t sum = 0;
   for (const layer& l : layers) {
