@@ -383,7 +383,7 @@ TEST_CASE("sensitivity: what an error of one layer does to the predictions") {
     });
     return out;
   };
-  for (const std::string layer : {"encoder.conv1", "encoder.blocks.0.attn.key",
+  for (const std::string layer : {"encoder.conv1", "encoder.blocks.0.mlp.2",
                                   "decoder.blocks.1.mlp.2", "decoder.token_embedding"}) {
     CAPTURE(layer);
     const auto& inputs = known.at(layer).moments;
@@ -395,7 +395,9 @@ TEST_CASE("sensitivity: what an error of one layer does to the predictions") {
     // E = W / 32 and W / 2; H has rounding errors of its own.
     CHECK(std::fabs(little->relative_error * 1024.0 - 1.0) < 1e-9);
     CHECK(std::fabs(much->relative_error * 4.0 - 1.0) < 1e-9);
-    CHECK(little->nats > 0.0);
+    // Logarithms are floats of about 10, rounded by 1e-6; a divergence of less is noise.
+    CHECK(little->nats > -1e-6);
+    CHECK(much->nats > 1e-5);
     CHECK(much->nats > little->nats);
     // The network is as it was.
     CHECK(!probe.measure(layer, weights(layer, 1.0F), inputs));
