@@ -391,6 +391,7 @@ void calibration_run::hear_window(std::span<const float> samples) {
         inputs_.weigh({});
         return logits;
       });
+  so_far_.audio_windows += 1;
   so_far_.audio_tokens += tokens.size();
 }
 
@@ -428,9 +429,14 @@ void calibration_run::read(std::span<const token> window) {
   std::vector<token> tokens = prompt_of(nets_.words);
   const index_t prompt = tokens.size();
   tokens.insert(tokens.end(), window.begin(), window.end());
+  // The weight of so many rows in so many windows.
+  const auto weight_of = [&](index_t rows, index_t windows) {
+    const double more = static_cast<double>(options_.start_weight) - 1.0;
+    return static_cast<double>(rows) + more * static_cast<double>(windows);
+  };
   inputs_.weigh(
-      {.weight = text_weight(static_cast<double>(so_far_.audio_tokens),
-                             static_cast<double>(text_tokens_ + prompt * windows_.size())),
+      {.weight = text_weight(weight_of(so_far_.audio_tokens, so_far_.audio_windows),
+                             weight_of(text_tokens_ + prompt * windows_.size(), windows_.size())),
        .first = options_.start_weight});
   std::vector<lane> nets = lanes();
   for (index_t i = 0; i < nets.size(); ++i) {
@@ -450,6 +456,7 @@ void for_each_count(Progress& p, F&& f) {
   f("run.units", p.units);
   f("run.sounds", p.sounds);
   f("run.audio_seconds", p.audio_seconds);
+  f("run.audio_windows", p.audio_windows);
   f("run.audio_tokens", p.audio_tokens);
   f("run.audio_rows", p.audio_rows);
   f("run.text_tokens", p.text_tokens);

@@ -142,6 +142,7 @@ class calibration_run {
     index_t units = 0;  ///< that are done
     index_t sounds = 0;
     double audio_seconds = 0.0;
+    index_t audio_windows = 0;
     index_t audio_tokens = 0;  ///< that the decoder read for sound, prompts included
     index_t audio_rows = 0;    ///< outputs of the encoder, padding not counted
     index_t text_tokens = 0;
