@@ -63,7 +63,7 @@ struct request {
   std::vector<std::string> candidates = {};
 };
 
-/// Candidates for a budget, where none are given: sizes of the format near it. Empty for a format
+/// Candidates for a budget, where none are given: sizes of the format from it on. Empty for a format
 /// that does not say what sets its size.
 [[nodiscard]] inline std::vector<std::string> candidates_near(const format_entry& format,
                                                               double bits_per_weight) {
@@ -74,8 +74,10 @@ struct request {
       if (size > 0) list.push_back(lowbit::detail::message(f.name, "=", size));
     };
     if (f.is_integer) {
-      const auto nearest = static_cast<int>(bits_per_weight);
-      for (int size = nearest - 1; size <= nearest + 2; ++size) add(size);
+      // From the largest that fits on, with a tenth of a bit for its scales. Smaller ones look cheap
+      // on paper only: what several layers lose adds up to more than the sum (docs/quality.md).
+      const auto fits = static_cast<int>(std::max(bits_per_weight - 0.1, 0.0));
+      for (int size = fits; size <= fits + 3; ++size) add(size);
     } else {
       for (const double step : {-0.5, -0.25, 0.0, 0.25, 0.5}) add(bits_per_weight + step);
     }
