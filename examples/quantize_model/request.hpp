@@ -63,8 +63,8 @@ struct request {
   std::vector<std::string> candidates = {};
 };
 
-/// Candidates for a budget, where none are given: sizes of the format from it on. Empty for a format
-/// that does not say what sets its size.
+/// Candidates for a budget, where none are given: sizes of the format from it on. Empty for a
+/// format that does not say what sets its size.
 [[nodiscard]] inline std::vector<std::string> candidates_near(const format_entry& format,
                                                               double bits_per_weight) {
   std::vector<std::string> list;
@@ -74,8 +74,9 @@ struct request {
       if (size > 0) list.push_back(lowbit::detail::message(f.name, "=", size));
     };
     if (f.is_integer) {
-      // From the largest that fits on, with a tenth of a bit for its scales. Smaller ones look cheap
-      // on paper only: what several layers lose adds up to more than the sum (docs/quality.md).
+      // From the largest that fits on, with a tenth of a bit for its scales. Smaller ones look
+      // cheap on paper only: what several layers lose adds up to more than the sum
+      // (docs/quality.md).
       const auto fits = static_cast<int>(std::max(bits_per_weight - 0.1, 0.0));
       for (int size = fits; size <= fits + 3; ++size) add(size);
     } else {
