@@ -26,7 +26,8 @@ void install_stop_handler() {
 }
 
 /// A pass of the network frees and asks for the same memory again and again: keep it, instead of
-/// giving it back to the system, which must clear it each time (5 % of a pass).
+/// giving it back to the system, which must clear it each time. Gains little, less than runs
+/// scatter.
 void keep_freed_memory() {
 #if defined(__GLIBC__)
   constexpr int largest_kept = 32 << 20;  // the most that glibc takes
