@@ -3,9 +3,7 @@
 
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <map>
@@ -14,26 +12,14 @@
 #include <string_view>
 
 #include "../common/peak_memory.hpp"
+#include "../common/seconds_since.hpp"
+#include "../common/stop_signal.hpp"
 
 namespace quantize_model {
 
-/// Set by Ctrl-C (SIGINT) or SIGTERM. The job looks at it between tensors, stops, and leaves no
-/// file.
-inline std::atomic<int> stop_signal{0};
-
-inline void install_stop_handler() {
-  static_assert(std::atomic<int>::is_always_lock_free, "must be usable in a signal handler");
-  const auto handler = [](int signal) {
-    stop_signal = signal;
-    std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the program at once
-  };
-  std::signal(SIGINT, handler);
-  std::signal(SIGTERM, handler);
-}
-
-[[nodiscard]] inline double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+using examples::install_stop_handler;
+using examples::seconds_since;
+using examples::stop_signal;  // jobs look at it between tensors, stop, and leave no file
 
 /// One line on stderr that is rewritten as tensors finish; nothing if stderr is no terminal.
 class progress {

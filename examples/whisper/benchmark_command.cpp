@@ -18,6 +18,7 @@
 #include "commands.hpp"
 #include "mel.hpp"
 #include "model.hpp"
+#include "progress_line.hpp"
 #include "session.hpp"
 #include "transcriber.hpp"
 
@@ -86,14 +87,15 @@ class benchmark_command {
     load();
     const matrix mel = spectrogram();
     const std::vector<token> tokens = words_->encode(text);
+    progress_line progress("rounds of models",
+                           static_cast<std::size_t>(rounds_) * contenders_.size());
     for (int round = 0; round < rounds_; ++round) {
       for (contender& c : contenders_) {
-        std::fprintf(stderr, "\rround %d of %d: %-30s", round + 1, rounds_, c.name.c_str());
         if (round < std::min(encoder_rounds_, rounds_)) measure_encoder(c, mel, rt);
         measure_decoder(c, tokens, rt);
+        progress.step();
       }
     }
-    std::fprintf(stderr, "\r%60s\r", "");
     print(tokens.size());
     if (!json_.empty()) write_json(tokens.size());
   }

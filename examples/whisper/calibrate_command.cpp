@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../common/peak_memory.hpp"
+#include "../common/seconds_since.hpp"
 #include "calibration.hpp"
 #include "commands.hpp"
 #include "evaluation.hpp"
@@ -27,9 +28,7 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-double seconds_since(clock::time_point start) {
-  return std::chrono::duration<double>(clock::now() - start).count();
-}
+using examples::seconds_since;
 
 /// The state is saved when this much time has passed since the last time, and when the run is
 /// interrupted.
@@ -359,9 +358,7 @@ class calibrate_command {
       if (key != sensitivity_key) out.set_provenance(key, value);
     }
     out.set_provenance(sensitivity_key, name_of(sensitivity_of_));
-    const auto start = clock::now();
-    double done = 0.0;
-    const auto all = static_cast<double>(known.layers().size());
+    progress_line progress("sensitivity, layers", known.layers().size());
     for (const std::vector<std::string>& layers : known.inputs()) {
       const auto statistics = known.find(layers.front());
       out.add(layers, statistics->moments, statistics->cross_moments());
@@ -369,17 +366,10 @@ class calibrate_command {
         rt.check_stop();
         auto weights = quantized.load_linear(layer + ".weight", shapes.at(layer), session_.load);
         const auto found = probe.measure(layer, std::move(weights), statistics->moments);
-        done += 1.0;
-        const double elapsed = seconds_since(start);
-        std::fprintf(stderr, "\r\033[Ksensitivity: %.0f of %.0f layers, %.0f s, %.0f s left", done,
-                     all, elapsed, elapsed * (all / done - 1.0));
-        if (!found) continue;
-        out.set_sensitivity(layer, found->nats / found->relative_error);
-        std::fprintf(stderr, "; %s: %.5f nats for an error of %.5f", layer.c_str(), found->nats,
-                     found->relative_error);
+        if (found) out.set_sensitivity(layer, found->nats / found->relative_error);
+        progress.step();
       }
     }
-    std::fprintf(stderr, "\n");
     out.finish();
   }
 

@@ -4,26 +4,13 @@
 #include <malloc.h>
 #endif
 
-#include <atomic>
-#include <csignal>
 #include <map>
+
+#include "../common/stop_signal.hpp"
 
 namespace whisper {
 
 namespace {
-
-/// Set by Ctrl-C (SIGINT) or SIGTERM; the network looks at it between layers.
-std::atomic<int> stop_signal{0};
-
-void install_stop_handler() {
-  static_assert(std::atomic<int>::is_always_lock_free, "must be usable in a signal handler");
-  const auto handler = [](int signal) {
-    stop_signal = signal;
-    std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the program at once
-  };
-  std::signal(SIGINT, handler);
-  std::signal(SIGTERM, handler);
-}
 
 /// A pass of the network frees and asks for the same memory again and again: keep it, instead of
 /// giving it back to the system, which must clear it each time. Gains little, less than runs
@@ -71,8 +58,8 @@ session::session(const session_options& options)
     : pool_(options.threads - 1),
       executor_(submitter{&pool_}, options.threads),
       rt_{.ctx = lowbit::kernels::context::best(),
-          .check = [] { LOWBIT_CHECK(stop_signal == 0, cancelled, "interrupted"); }} {
-  install_stop_handler();
+          .check = [] { LOWBIT_CHECK(examples::stop_signal == 0, cancelled, "interrupted"); }} {
+  examples::install_stop_handler();
   keep_freed_memory();
   rt_.ctx.scratch = &scratch_;
   if (options.threads > 1) rt_.ctx.threads = &executor_;

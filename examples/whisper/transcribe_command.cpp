@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../common/peak_memory.hpp"
+#include "../common/seconds_since.hpp"
 #include "audio.hpp"
 #include "commands.hpp"
 #include "mel.hpp"
@@ -21,9 +22,7 @@ namespace {
 
 constexpr int exit_error = 1;
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+using examples::seconds_since;
 
 constexpr const char* footer = R"help(
 MODEL is whisper.cpp's ggml file of an English-only Whisper model, or a checkpoint that

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "../common/seconds_since.hpp"
 #include "audio.hpp"
 
 namespace whisper {
@@ -13,9 +14,7 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-double seconds_since(clock::time_point start) {
-  return std::chrono::duration<double>(clock::now() - start).count();
-}
+using examples::seconds_since;
 
 /// Encoder outputs per second of audio: the second convolution halves 100 frames.
 constexpr index_t outputs_per_second = mel_spectrogram::frames_per_second / 2;

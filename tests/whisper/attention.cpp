@@ -12,6 +12,7 @@ namespace {
 
 using whisper::index_t;
 using whisper::matrix;
+using whisper_test::distance;
 using whisper_test::random_matrix;
 using whisper_test::runner;
 
@@ -42,19 +43,6 @@ matrix reference(const matrix& q, const matrix& k, const matrix& v, index_t head
     }
   }
   return out;
-}
-
-/// |a - b| / |b|.
-double distance(const matrix& a, const matrix& b) {
-  REQUIRE(a.shape() == b.shape());
-  double error = 0.0;
-  double square = 0.0;
-  for (index_t i = 0; i < a.values().size(); ++i) {
-    const double d = static_cast<double>(a.values()[i]) - static_cast<double>(b.values()[i]);
-    error += d * d;
-    square += static_cast<double>(b.values()[i]) * static_cast<double>(b.values()[i]);
-  }
-  return std::sqrt(error / square);
 }
 
 struct sizes {

@@ -238,24 +238,14 @@ TEST_CASE("a quantized model computes nearly what the model computes") {
   const std::vector<whisper::token> tokens{15, 120, 3, 4, 5};
   auto state = exact.start(audio.view(), run.rt);
   const matrix logits = exact.decode(state, tokens, tokens.size(), run.rt);
-  const auto distance = [](const matrix& a, const matrix& b) {
-    double error = 0.0;
-    double square = 0.0;
-    for (index_t i = 0; i < a.values().size(); ++i) {
-      const double d = static_cast<double>(a.values()[i]) - static_cast<double>(b.values()[i]);
-      error += d * d;
-      square += static_cast<double>(b.values()[i]) * static_cast<double>(b.values()[i]);
-    }
-    return std::sqrt(error / square);
-  };
   for (const auto mode : {whisper::activation_mode::floats, whisper::activation_mode::int8}) {
     const whisper::model net(quantized, {.activations = mode});
     // Steps of 1/128 to 1/256 of a group's largest weight, and of 1/127 of the largest input, are
     // errors of about 0.3 and 0.7 % a layer; a dozen of them add up to a few percent. Any layer
     // that is mixed up makes it 100 %.
-    CHECK(distance(net.encode(mel.view(), run.rt), audio) < 0.1);
+    CHECK(whisper_test::distance(net.encode(mel.view(), run.rt), audio) < 0.1);
     auto other = net.start(audio.view(), run.rt);
-    CHECK(distance(net.decode(other, tokens, tokens.size(), run.rt), logits) < 0.1);
+    CHECK(whisper_test::distance(net.decode(other, tokens, tokens.size(), run.rt), logits) < 0.1);
   }
 }
 

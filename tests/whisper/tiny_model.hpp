@@ -2,6 +2,7 @@
 // ggml file or tensor by tensor, and what it takes to run one.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "../io/files.hpp"
+#include "catch.hpp"
 #include "lowbit/core/half.hpp"
 #include "lowbit/core/random.hpp"
 #include "model.hpp"
@@ -163,6 +165,19 @@ struct loaded {
   std::optional<whisper::model_file> file;
   std::optional<whisper::model> net;
 };
+
+/// |a - b| / |b|.
+inline double distance(const whisper::matrix& a, const whisper::matrix& b) {
+  REQUIRE(a.shape() == b.shape());
+  double error = 0.0;
+  double square = 0.0;
+  for (whisper::index_t i = 0; i < a.values().size(); ++i) {
+    const double d = static_cast<double>(a.values()[i]) - static_cast<double>(b.values()[i]);
+    error += d * d;
+    square += static_cast<double>(b.values()[i]) * static_cast<double>(b.values()[i]);
+  }
+  return std::sqrt(error / square);
+}
 
 /// A runtime with all that this machine has, on one thread.
 struct runner {
